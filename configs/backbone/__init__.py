@@ -1,0 +1,1 @@
+"""Configuration group `backbone`: YAML files only."""

@@ -1,0 +1,1 @@
+"""Configuration group `data`: YAML files only."""

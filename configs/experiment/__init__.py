@@ -1,0 +1,1 @@
+"""Configuration group `experiment`: YAML files only."""

@@ -1,0 +1,1 @@
+"""Configuration group `model`: YAML files only."""

@@ -1,0 +1,1 @@
+"""Configuration group `train`: YAML files only."""
