@@ -1,0 +1,102 @@
+"""The contract of evidence layers and their registry."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from vitrarium.configs.registry import Registry
+from vitrarium.models.intervention import Intervention
+from vitrarium.models.types import Evidence, Features
+from vitrarium.models.units import UnitTable
+
+EVIDENCE = Registry("evidence", ["vitrarium.models.evidence.features", "vitrarium.models.evidence.concepts"])
+
+
+class EvidenceLayer(nn.Module, ABC):
+    """Turns features into named units.
+
+    A subclass is built by name; beside its own options its constructor may ask for any of ``channels`` (D),
+    ``concepts`` (the data's concept set or None), ``classes`` (C) and ``backbone``. It calls :meth:`set_units` once,
+    and
+    implements :meth:`forward` and :meth:`assemble`.
+
+    Attributes:
+        needs: what it asks of the backbone ("map", "carry") and the data ("concepts").
+        gives: what readouts, terms and policies may count on ("vector", "maps", "scores", "probabilities").
+        maps_average_to_activations: the mean of a unit's map is its activation, so a value set on the unit shifts the
+            map with it.
+        vector_size: E, the width of ``Evidence.vector``.
+        unit_of: (E,) int64 buffer: the unit each entry of the vector belongs to, -1 for what is no unit's (a residual).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"map"})
+    gives: frozenset[str] = frozenset({"vector"})
+    maps_average_to_activations: bool = False
+    vector_size: int
+    unit_of: Tensor
+    alive: Tensor
+    absent: Tensor
+    present: Tensor
+
+    def set_units(self, units: UnitTable, unit_of: Tensor | None = None) -> None:
+        """File the unit table; its tensors become buffers, so they are saved and move with the layer.
+
+        Args:
+            units: the M units.
+            unit_of: (E,) owner of each vector entry; default: the vector is the activations.
+        """
+        self._units = units
+        self.register_buffer("alive", units.alive)
+        self.register_buffer("absent", units.absent)
+        self.register_buffer("present", units.present)
+        owner = torch.arange(len(units)) if unit_of is None else unit_of
+        self.register_buffer("unit_of", owner, persistent=False)
+        self.vector_size = len(owner)
+
+    @property
+    def units(self) -> UnitTable:
+        """The unit table with the present state of its buffers."""
+        return replace(self._units, alive=self.alive, absent=self.absent, present=self.present)
+
+    @abstractmethod
+    def forward(self, features: Features) -> Evidence:
+        """Features (B, D, h, w) to evidence."""
+
+    @abstractmethod
+    def assemble(self, activations: Tensor, evidence: Evidence) -> Tensor:
+        """The vector (B, E) or (S, B, E) that belongs to ``activations`` (B, M), all else as in ``evidence``."""
+
+    def intervene(self, evidence: Evidence, do: Intervention) -> Evidence:
+        """The evidence under an intervention: a pure function, nothing is patched.
+
+        ``do.region`` is applied first (:meth:`confine`), then the values. Layers whose units inform each other (a
+        covariance, say) override this.
+        """
+        if do.region is not None:
+            evidence = self.confine(evidence, do.region)
+        activations = do.apply(evidence.activations)
+        maps = evidence.maps
+        if maps is not None and self.maps_average_to_activations:
+            # A value on a map is a shift that makes the reduced activation equal it: under a mean, the same everywhere.
+            shift = torch.where(do.mask, activations - evidence.activations, torch.zeros_like(activations))
+            maps = maps + shift[:, :, None, None]
+        changed = replace(evidence, activations=activations, maps=maps)
+        return replace(changed, vector=self.assemble(activations, changed))
+
+    def confine(self, evidence: Evidence, region: Tensor) -> Evidence:
+        """The evidence when units may only look at ``region`` (B, M or 1, h, w); layers with maps override it."""
+        from vitrarium.configs.errors import UserError
+
+        raise UserError(f"{type(self).__name__} has no maps, so a region cannot be banned", "set values instead")
+
+    def certify(self, evidence: Evidence, bound: float) -> Tensor | None:
+        """(B, M) L2 radius in pixels inside which each unit cannot change, given the backbone's Lipschitz bound.
+
+        None where the layer has no useful bound.
+        """
+        return None

@@ -1,0 +1,156 @@
+"""A model as a folder: ``model.safetensors``, ``config.json`` and a card, enough to load and predict."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vitrarium.configs.errors import UserError
+from vitrarium.data.concepts import ConceptSet
+from vitrarium.data.preprocessing import Preprocessing
+from vitrarium.models.assembly import build
+from vitrarium.models.classifier import TransparentClassifier
+
+FORMAT = 1
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+
+
+def save_model(
+    model: TransparentClassifier, folder: str | Path, card: str = "", facts: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a model folder; it appears whole or not at all, and an older one stays until the new one is complete.
+
+    Args:
+        model: the classifier; train-only auxiliary modules are left out.
+        folder: where to; its parent is created.
+        card: the model card in Markdown.
+        facts: plain containers to keep in ``config.json`` (data set, seed ...).
+
+    Raises:
+        UserError: full disk or read-only folder.
+    """
+    folder = Path(folder)
+    beside, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
+    try:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+        save_file(weights_of(model), beside / WEIGHTS)
+        (beside / CONFIG).write_text(json.dumps(_describe(model, facts or {}), indent=2), encoding="utf-8")
+        (beside / CARD).write_text(card or f"# {model.spec.get('title', 'Model')}\n", encoding="utf-8")
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        beside.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise UserError(
+            f"the model could not be written to '{folder}': {error}",
+            "free some space or choose a folder you may write to; what was there before is untouched",
+        ) from error
+    return folder
+
+
+def weights_of(model: TransparentClassifier) -> dict[str, torch.Tensor]:
+    """The tensors that belong to the model: its state without train-only auxiliary modules."""
+    hidden = tuple(f"auxiliary.{name}." for name in model.train_only)
+    return {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in model.state_dict().items()
+        if not (hidden and name.startswith(hidden))
+    }
+
+
+def load_model(folder: str | Path, device: str | torch.device = "cpu") -> TransparentClassifier:
+    """Load a model folder, or the model of a run folder, in evaluation mode. Nothing in it is executed.
+
+    Raises:
+        UserError: no model there, damaged or foreign files, a pickle where safetensors belong.
+    """
+    folder = model_folder(folder)
+    config = _read_config(folder / CONFIG)
+    concepts = None if config["concepts"] is None else ConceptSet.from_dict(config["concepts"])
+    preprocessing = None if config["preprocessing"] is None else Preprocessing(**config["preprocessing"])
+    model = build(config["spec"], config["class_names"], concepts, preprocessing)
+    load_weights_into(model, read_weights(folder / WEIGHTS), str(folder))
+    return model.to(device).eval()
+
+
+def model_folder(path: str | Path) -> Path:
+    """The folder that holds ``config.json`` and ``model.safetensors``: ``path`` itself or ``path/model``."""
+    path = Path(path)
+    for folder in (path, path / "model"):
+        if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
+            return folder
+    if not path.exists():
+        raise UserError(f"there is no run or model at '{path}'", "check the path; runs lie under runs/<name>")
+    raise UserError(
+        f"'{path}' holds no model ({CONFIG} and {WEIGHTS})",
+        "give a run folder whose training has finished, or its model/",
+    )
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Tensors of a safetensors file; a pickle or a damaged file is refused, never executed."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        head = path.read_bytes()[:4]
+        pickled = head[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05") or head == b"PK\x03\x04"
+        problem = "is a pickle, not a safetensors file: it was not opened" if pickled else f"is damaged ({error})"
+        raise UserError(f"'{path}' {problem}", "convert it with safetensors.torch.save_file, or train again") from error
+
+
+def load_weights_into(model: TransparentClassifier, weights: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load weights that must fit the model exactly (train-only auxiliary modules excepted)."""
+    expected = weights_of(model)
+    missing, strange = sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys())
+    shapes = [n for n in expected.keys() & weights.keys() if expected[n].shape != weights[n].shape]
+    if missing or strange or shapes:
+        said = [f"{len(missing)} missing ({missing[0]} ...)"] if missing else []
+        said += [f"{len(strange)} unknown ({strange[0]} ...)"] if strange else []
+        said += [f"{len(shapes)} of another shape ({sorted(shapes)[0]} ...)"] if shapes else []
+        raise UserError(
+            f"the weights of '{source}' belong to another model: {', '.join(said)}", "check which run it is"
+        )
+    model.load_state_dict(dict(weights), strict=False)
+
+
+def _describe(model: TransparentClassifier, facts: Mapping[str, Any]) -> dict[str, Any]:
+    spec = {part: model.spec[part] for part in ("backbone", "evidence", "readout")}
+    if isinstance(spec["backbone"], Mapping):
+        # The weights are here; where they once came from is history, not something to load again.
+        spec["backbone"] = {k: v for k, v in spec["backbone"].items() if k != "weights"}
+    return {
+        "format": FORMAT,
+        "vitrarium": importlib.metadata.version("vitrarium"),
+        "spec": spec,
+        "class_names": list(model.class_names),
+        "concepts": None if model.concepts is None else model.concepts.to_dict(),
+        "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),
+        "units": model.evidence.units.to_dict(),
+        "facts": dict(facts),
+    }
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"'{path}' cannot be read ({error})", "the model folder is damaged: export or train it again"
+        ) from error
+    needed = {"format", "spec", "class_names", "concepts", "preprocessing"}
+    if not isinstance(config, dict) or not needed <= config.keys():
+        raise UserError(f"'{path}' describes no Vitrarium model", f"expected the keys {', '.join(sorted(needed))}")
+    if config["format"] > FORMAT:
+        raise UserError(f"'{path}' was written by a newer Vitrarium (format {config['format']})", "upgrade vitrarium")
+    return config

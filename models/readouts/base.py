@@ -1,0 +1,77 @@
+"""The contract of readouts and their registry."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vitrarium.configs.registry import Registry
+from vitrarium.models.types import Evidence
+
+READOUTS = Registry("readout", ["vitrarium.models.readouts.linear", "vitrarium.models.readouts.mlp"])
+
+
+class Contributions(NamedTuple):
+    """How much each unit speaks for one class.
+
+    Attributes:
+        units: (B, M).
+        remainder: (B,) what is no unit's (a residual).
+        bias: (B,) the constant of the class.
+        additive: True when units.sum(1) + remainder + bias is exactly the logit.
+    """
+
+    units: Tensor
+    remainder: Tensor
+    bias: Tensor
+    additive: bool
+
+
+class Readout(nn.Module, ABC):
+    """Turns evidence into logits.
+
+    A subclass is built by name; beside its own options its constructor may ask for any of ``layer`` (the evidence
+    layer),
+    ``classes`` (C), ``concepts`` and ``backbone``.
+
+    Attributes:
+        needs: what it asks of the evidence ("vector", "similarities", "carry").
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"vector"})
+    unit_of: Tensor
+
+    @abstractmethod
+    def score(self, vector: Tensor, evidence: Evidence) -> Tensor:
+        """Vector (..., E) to logits (..., C)."""
+
+    def forward(self, evidence: Evidence) -> Tensor:
+        """Logits (B, C); for sampled evidence the log of the mean probability over the samples."""
+        logits = self.score(evidence.vector, evidence)
+        if logits.dim() == 3:
+            return torch.logsumexp(logits.log_softmax(-1), 0) - math.log(logits.shape[0])
+        return logits
+
+    @abstractmethod
+    def contributions(self, evidence: Evidence, classes: Tensor) -> Contributions:
+        """Contributions of the units to the logit of ``classes`` (B,)."""
+
+    def rules(self) -> list[dict[str, Any]]:
+        """What the readout has learnt, in words, where it can be said (sparse weights, tree paths)."""
+        return []
+
+
+def per_unit(entries: Tensor, unit_of: Tensor, units: int) -> tuple[Tensor, Tensor]:
+    """Sum the contributions of vector entries (B, E) to their units.
+
+    Returns:
+        (B, M) per unit and (B,) of the entries that are no unit's.
+    """
+    owned = unit_of >= 0
+    summed = entries.new_zeros(entries.shape[0], units)
+    summed = summed.index_add(1, unit_of[owned], entries[:, owned])
+    return summed, entries[:, ~owned].sum(1)

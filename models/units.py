@@ -1,0 +1,129 @@
+"""The unit table: what the units of an evidence layer are called, and how they may be read and set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vitrarium.configs.errors import UserError, closest
+from vitrarium.data.concepts import ConceptGroup, ConceptSet
+
+Truth = Literal["concept", "keypoint", "none"]
+Probability = Literal["native", "calibrated", "none"]
+
+
+@dataclass
+class UnitTable:
+    """Names and meaning of M units.
+
+    Attributes:
+        kind: what a unit is ("concept", "channel", "prototype", "axis").
+        groups: the units in groups that are asked for together; members partition 0 .. M-1 in order.
+        truth: what a unit can be corrected by: an annotated concept (unit m is concept m), a keypoint, nothing.
+        probability: whether units have a probability of being present.
+        alive: (M,) bool; a pruned unit is masked, shapes change only when the model folder is written.
+        absent: (M,) the activation that stands for "absent"; NaN until calibrated for unbounded units.
+        present: (M,) the activation that stands for "present".
+    """
+
+    kind: str
+    groups: tuple[ConceptGroup, ...]
+    truth: Truth
+    probability: Probability
+    alive: Tensor
+    absent: Tensor
+    present: Tensor
+
+    @staticmethod
+    def of_concepts(concepts: ConceptSet) -> UnitTable:
+        """One unit per concept, with native probabilities; absent = 0, present = 1."""
+        size = len(concepts)
+        return UnitTable(
+            "concept", concepts.groups, "concept", "native",
+            torch.ones(size, dtype=torch.bool), torch.zeros(size), torch.ones(size),
+        )  # fmt: skip
+
+    @staticmethod
+    def anonymous(kind: str, size: int) -> UnitTable:
+        """``size`` units that nobody has named: "channel 0" ..., no truth, no probability, no calibrated values."""
+        groups = tuple(ConceptGroup(f"{kind}_{m}", (m,), ("yes",), False) for m in range(size))
+        nan = torch.full((size,), float("nan"))
+        return UnitTable(kind, groups, "none", "none", torch.ones(size, dtype=torch.bool), nan, nan.clone())
+
+    def __len__(self) -> int:
+        return self.alive.shape[0]
+
+    @property
+    def concepts(self) -> ConceptSet:
+        """The units seen as a concept set (for names, groups and costs)."""
+        return ConceptSet(self.groups)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the M units."""
+        return self.concepts.names
+
+    @property
+    def group_of(self) -> Tensor:
+        """(M,) int64: the group of each unit."""
+        return torch.from_numpy(self.concepts.group_of)
+
+    def answer(self, answers: Mapping[str, Any]) -> dict[int, float]:
+        """Answers by name ("granularity": "yes") as unit position to truth in [0, 1].
+
+        Raises:
+            UserError: unknown unit, impossible value, or units whose "absent" and "present" are not known.
+        """
+        known: dict[int, float] = {}
+        for name, value in answers.items():
+            for unit, truth in self.concepts.answer(name, value).items():
+                known[unit] = truth
+        self.require_values(list(known))
+        return known
+
+    def require_values(self, units: list[int] | None = None) -> None:
+        """Refuse to set units for which nobody knows which activation means "absent" and which "present"."""
+        chosen = torch.arange(len(self)) if units is None else torch.tensor(units, dtype=torch.int64)
+        unknown = chosen[torch.isnan(self.absent[chosen]) | torch.isnan(self.present[chosen])]
+        if len(unknown):
+            raise UserError(
+                f"{self.kind} '{self.names[int(unknown[0])]}' has no activation that stands for absent and present",
+                "units need concepts as truth, or the event 'calibrate' in the recipe",
+            )
+
+    def require(self, **wanted: str) -> None:
+        """Refuse units that lack a truth or a probability which a policy or metric needs.
+
+        Example:
+            >>> UnitTable.anonymous("channel", 2).require(truth="concept")
+            Traceback (most recent call last):
+            ...
+            vitrarium.configs.errors.UserError: channel units have no concept as truth; ...
+        """
+        for what, value in wanted.items():
+            if what == "truth" and self.truth != value:
+                raise UserError(
+                    f"{self.kind} units have no {value} as truth",
+                    "choose a model whose units are annotated concepts",
+                )
+            if what == "probability" and self.probability == "none":
+                raise UserError(f"{self.kind} units have no probability", "choose another policy, such as 'random'")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers for ``config.json``; tensors live in ``model.safetensors``."""
+        return {
+            "kind": self.kind,
+            "truth": self.truth,
+            "probability": self.probability,
+            "names": list(self.names),
+            **ConceptSet(self.groups).to_dict(),
+        }
+
+
+def unknown_unit(name: str, units: UnitTable) -> UserError:
+    """The refusal of a unit name that does not exist."""
+    return UserError(f"unknown {units.kind} '{name}'", closest(name, [g.name for g in units.groups]))
