@@ -1,0 +1,78 @@
+"""A recipe that asks for more than there is, refused before hours are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from vitrarium.configs.errors import UserError, closest
+from vitrarium.data.source import DataSource
+from vitrarium.eval.metrics import validation_metrics
+from vitrarium.models.classifier import TransparentClassifier
+from vitrarium.train.interventions import TrainingDo
+
+# What a step can give to every term, whatever the data and the model.
+FROM_THE_STEP = frozenset({"input_gradient"})
+
+
+def check_recipe(
+    model: TransparentClassifier,
+    source: DataSource,
+    stages: Mapping[str, Mapping[str, Any]],
+    terms: nn.ModuleDict,
+) -> None:
+    """Refuse unknown terms and parts, terms without what they need, and interventions without truth.
+
+    Raises:
+        UserError: naming the stage, what it asks for, and what there is.
+    """
+    if not stages:
+        raise UserError("the recipe has no stages", "choose a preset: vitrarium list presets")
+    for name, stage in stages.items():
+        if stage["epochs"] < 0:
+            raise UserError(f"stage '{name}' has {stage['epochs']} epochs", "give 0 (events only) or more")
+        parts = model.parts()
+        for part in stage["learn"]:
+            if part not in parts:
+                raise UserError(f"stage '{name}' learns '{part}', which is no part", closest(part, parts))
+        if stage["epochs"] > 0 and not stage["terms"]:
+            raise UserError(f"stage '{name}' has epochs but no loss terms", f"recipe.{name}.terms=[cross_entropy]")
+        for label in stage["terms"]:
+            if label not in terms:
+                raise UserError(
+                    f"stage '{name}' names the term '{label}', which has no weight",
+                    closest(label, terms.keys()),
+                )
+            _check_needs(name, label, terms[label].needs, model, source, stage)  # type: ignore[arg-type]
+        measured = validation_metrics(model)
+        for metric in stage["select"]:
+            if metric not in measured:
+                raise UserError(f"stage '{name}' cannot select by '{metric}'", closest(metric, measured))
+        do = TrainingDo.of(stage["do"])
+        if do.kind != "none":
+            model.evidence.units.require(truth="concept")
+            if "concepts" not in source.gives:
+                raise UserError(f"stage '{name}' corrects concepts, and '{source.name}' has none", "set do.kind=none")
+
+
+def _check_needs(
+    stage: str,
+    label: str,
+    needs: frozenset[str],
+    model: TransparentClassifier,
+    source: DataSource,
+    settings: Mapping[str, Any],
+) -> None:
+    given = source.gives | model.evidence.gives | model.backbone.gives | FROM_THE_STEP
+    if settings["views"] > 1:
+        given |= {"views"}
+    missing = sorted(needs - given)
+    if missing:
+        raise UserError(
+            f"the term '{label}' of stage '{stage}' needs {', '.join(missing)}; "
+            f"data set '{source.name}' gives {', '.join(sorted(source.gives)) or 'images and labels only'}, "
+            f"the model gives {', '.join(sorted(model.evidence.gives))}",
+            "choose a data set or a model that gives it, or leave the term out",
+        )

@@ -1,0 +1,1 @@
+"""Events between optimiser steps."""

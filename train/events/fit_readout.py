@@ -1,0 +1,101 @@
+"""Fit a linear readout by a proper solver instead of gradient steps."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitrarium.configs.errors import UserError
+from vitrarium.train.events.base import EVENTS, Event, Moment
+
+
+@EVENTS.register("fit_readout")
+class FitReadout(Event):
+    """Multinomial logistic regression from evidence to class, its regularisation chosen on validation.
+
+    The evidence is that of the clean training split under the stage's training intervention: with ``do: {kind:
+    "true"}`` the
+    readout is fitted to true concepts (independent bottleneck), without one to predicted concepts (sequential). The
+    largest
+    validation accuracy wins; among equals the strongest regularisation, because a readout that leans less on fine
+    differences
+    between probabilities is easier to correct.
+
+    Args:
+        strengths: candidates for C, the inverse strength of the L2 penalty.
+        iterations: limit of the solver.
+    """
+
+    default_when = "start"
+
+    def __init__(self, strengths: tuple[float, ...] = (0.01, 0.1, 1.0, 10.0, 100.0), iterations: int = 2000) -> None:
+        if not strengths or min(strengths) <= 0:
+            raise UserError(f"strengths={list(strengths)}", "give one or more numbers above 0")
+        self.strengths, self.iterations = tuple(sorted(strengths)), iterations
+        self.report: dict[str, Any] = {}
+
+    def run(self, moment: Moment) -> None:
+        """Two passes of the backbone (training and validation split), then one fit per candidate."""
+        readout = moment.model.readout
+        linear = getattr(readout, "linear", None)
+        if not isinstance(linear, torch.nn.Linear):
+            raise UserError(
+                f"event 'fit_readout' needs a linear readout, not {type(readout).__name__}",
+                "set model.readout.name=linear",
+            )
+        train, val = self._vectors(moment, "train"), self._vectors(moment, "val")
+        best: tuple[float, Any] | None = None
+        for strength in self.strengths:
+            fitted = self._fit(*train, strength)
+            accuracy = float((fitted.predict(val[0]) == val[1]).mean())
+            self.report[f"{strength:g}"] = accuracy
+            moment.log(f"fit_readout/val_accuracy@{strength:g}", accuracy)
+            if best is None or accuracy > best[0]:
+                best = (accuracy, fitted)
+        assert best is not None
+        weight, bias = _all_classes(best[1], linear.out_features)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(weight))
+            if linear.bias is not None:
+                linear.bias.copy_(torch.from_numpy(bias))
+
+    def _fit(self, vectors: np.ndarray, labels: np.ndarray, strength: float) -> Any:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return LogisticRegression(C=strength, max_iter=self.iterations).fit(vectors, labels)
+
+    @torch.no_grad()
+    def _vectors(self, moment: Moment, split: str) -> tuple[np.ndarray, np.ndarray]:
+        model = moment.model
+        training = model.training
+        model.eval()
+        generator = torch.Generator().manual_seed(moment.seed)
+        vectors: list[Tensor] = []
+        labels: list[Tensor] = []
+        device = next(model.parameters()).device
+        for batch in moment.loaders(split):
+            batch = batch.to(device)
+            output = model(batch.image, moment.do(model, batch, generator))
+            vector = output.evidence.vector
+            vectors.append((vector.mean(0) if vector.dim() == 3 else vector).double().cpu())
+            labels.append(batch.label.cpu())
+        model.train(training)
+        return torch.cat(vectors).numpy(), torch.cat(labels).numpy()
+
+
+def _all_classes(fitted: Any, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights (C, E) and bias (C,); two classes are split evenly, a class absent from training is never chosen."""
+    coefficients, intercepts = fitted.coef_, fitted.intercept_
+    if len(coefficients) == 1:
+        coefficients = np.concatenate([-coefficients, coefficients]) / 2
+        intercepts = np.concatenate([-intercepts, intercepts]) / 2
+    weight, bias = np.zeros((classes, coefficients.shape[1])), np.full(classes, -1e3)
+    weight[fitted.classes_], bias[fitted.classes_] = coefficients, intercepts
+    return weight, bias

@@ -1,0 +1,178 @@
+"""One stage of a recipe as a Lightning module."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from vitrarium.configs.errors import UserError
+from vitrarium.data.batch import Batch
+from vitrarium.eval.metrics import validation_metrics
+from vitrarium.models.classifier import TransparentClassifier
+from vitrarium.train.interventions import TrainingDo
+from vitrarium.train.terms.base import Step
+
+
+class Task(pl.LightningModule):
+    """Trains the parts that a stage learns, on the terms that it names.
+
+    Args:
+        model: the classifier.
+        terms: the stage's terms by label.
+        weights: weight of each term by label.
+        stage: the stage's plain configuration.
+        train: the plain training configuration.
+        name: of the stage, for logs and messages.
+        seed: all randomness of step t is a function of (seed, stage, t), so nothing needs to be saved to resume.
+        steps: optimiser steps of the whole stage.
+    """
+
+    def __init__(
+        self,
+        model: TransparentClassifier,
+        terms: nn.ModuleDict,
+        weights: Mapping[str, float],
+        stage: Mapping[str, Any],
+        train: Mapping[str, Any],
+        name: str,
+        seed: int,
+        steps: int,
+    ) -> None:
+        super().__init__()
+        self.model, self.terms = model, terms
+        self.weights, self.stage, self.settings = dict(weights), dict(stage), dict(train)
+        self.name, self.seed, self.steps = name, seed, max(steps, 1)
+        self.do = TrainingDo.of(stage["do"])
+        self.batches = 0
+        self.sums: dict[str, float] = {}
+        self.counted = 0
+        self.validation = nn.ModuleDict(validation_metrics(model))
+        self._wants_input_gradient = any("input_gradient" in t.needs for t in terms.values())  # type: ignore[operator]
+        self._freeze()
+
+    def _freeze(self) -> None:
+        """Only learnt parts require a gradient; settled before any wrapping, because DDP must not see it change."""
+        parts = self.model.parts()
+        self.learnt = {part: factor for part, factor in self.stage["learn"].items() if factor > 0}
+        for part in self.learnt:
+            if part not in parts:
+                raise UserError(f"stage '{self.name}' learns '{part}', which is no part", f"parts: {', '.join(parts)}")
+        for part, parameters in parts.items():
+            for parameter in parameters:
+                parameter.requires_grad_(part in self.learnt)
+
+    def train(self, mode: bool = True) -> Task:
+        """Training mode, except that frozen parts keep their normalisation in evaluation mode."""
+        super().train(mode)
+        if mode:
+            for part in ("backbone", "evidence", "readout"):
+                if part not in self.learnt:
+                    getattr(self.model, part).eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, C)."""
+        return self.model(x).logits
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """The weighted sum of the terms; a term that is not finite stops training by its name."""
+        # Dropout, random interventions and sampled evidence draw from the global state: step t always draws the same.
+        torch.manual_seed(derive(self.seed, self.name, self.batches, self.global_rank))
+        if self._wants_input_gradient:
+            batch.image.requires_grad_()
+        output = self.model(batch.image, self.do(self.model, batch))
+        views = [self.model(view, self.do(self.model, batch)) for view in batch.views]
+        step = Step(self.model, batch, output, views, self.batches / max(self.steps * self.settings["accumulate"], 1))
+        total = output.logits.new_zeros(())
+        for label, term in self.terms.items():
+            loss = term(step)
+            self._note(label, loss)
+            total = total + self.weights[label] * loss
+        self.log("loss", total.detach(), prog_bar=True, logger=False)
+        self.batches += 1
+        self.counted += 1
+        return total
+
+    def _note(self, label: str, loss: Tensor) -> None:
+        value = float(loss.detach())
+        if not torch.isfinite(loss.detach()):
+            raise UserError(
+                f"the loss term '{label}' became {value} in stage '{self.name}', epoch {self.current_epoch + 1}, "
+                f"step {self.batches + 1}",
+                "the last good checkpoint is kept: lower train.lr or the term's weight, or set train.clip=1",
+            )
+        self.sums[label] = self.sums.get(label, 0.0) + value
+        self.log(f"loss/{label}", value, prog_bar=True, logger=False)
+
+    def finish_epoch(self) -> None:
+        """Log the epoch's mean of each term; the sums live in the checkpoint, so a resumed epoch reports the whole."""
+        for label, total in self.sums.items():
+            self.log(f"train/loss/{label}", total / max(self.counted, 1), sync_dist=True)
+        self.sums, self.counted = {}, 0
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Update the metrics."""
+        output = self.model(batch.image)
+        for metric in self.validation.values():
+            metric.update_output(output, batch)  # type: ignore[operator]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the metrics."""
+        for name, metric in self.validation.items():
+            self.log(f"val/{name}", metric.compute(), prog_bar=name in self.stage["select"])  # type: ignore[operator]
+            metric.reset()  # type: ignore[operator]
+
+    def configure_optimizers(self) -> Any:
+        """Optimiser with a learning rate per part, and the schedule."""
+        optimiser = build_optimiser(self.model, self.learnt, self.settings, self.stage["lr"])
+        warmup = round(self.settings["warmup"] * self.steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimiser, lambda step: rate(step, self.steps, warmup, self.settings["schedule"])
+        )
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def build_optimiser(
+    model: TransparentClassifier,
+    learnt: Mapping[str, float],
+    settings: Mapping[str, Any],
+    lr: float | None = None,
+) -> torch.optim.Optimizer:
+    """The optimiser over the learnt parts; no weight decay on biases and normalisation (fewer than two dimensions)."""
+    base, decay = lr or settings["lr"], settings["weight_decay"]
+    groups = []
+    for part, factor in learnt.items():
+        parameters = model.parts()[part]
+        for chosen, penalty in (
+            ([p for p in parameters if p.dim() >= 2], decay),
+            ([p for p in parameters if p.dim() < 2], 0.0),
+        ):
+            if chosen:
+                groups.append({"params": chosen, "lr": base * factor, "weight_decay": penalty})
+    if not groups:
+        raise UserError(
+            "a stage with epochs learns no parameters", "name a part in its learn mapping, or set epochs: 0"
+        )
+    if settings["optimiser"] == "sgd":
+        return torch.optim.SGD(groups, lr=base, momentum=0.9)
+    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings["optimiser"]](groups, lr=base)
+
+
+def rate(step: int, steps: int, warmup: int, schedule: str) -> float:
+    """Learning-rate factor: linear from 0 over ``warmup`` steps, then a half cosine to 0, or constant."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    if schedule == "constant":
+        return 1.0
+    done = (step - warmup) / max(steps - warmup, 1)
+    return 0.5 * (1.0 + float(torch.cos(torch.tensor(torch.pi * min(done, 1.0)))))
+
+
+def derive(*parts: Any) -> int:
+    """A seed that is a pure function of ``parts``."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=7).digest(), "little")
