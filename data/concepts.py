@@ -80,9 +80,7 @@ class ConceptSet:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the K concepts."""
-        return tuple(
-            f"{g.name}={v}" if len(g.members) > 1 else g.name for g in self.groups for v in g.values
-        )
+        return tuple(f"{g.name}={v}" if len(g.members) > 1 else g.name for g in self.groups for v in g.values)
 
     @property
     def group_of(self) -> np.ndarray:

@@ -19,7 +19,7 @@ MAX_PIXELS = 100_000_000
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Shorter side to ``size`` by bilinear resampling with antialiasing, then the centre square.
+    """The centre square, brought to ``size`` by bilinear resampling with antialiasing.
 
     Attributes:
         size: height and width of the result in pixels.
@@ -37,14 +37,10 @@ class Preprocessing:
         return self.fit(open_rgb(image, what))
 
     def fit(self, picture: Image.Image) -> np.ndarray:
-        """Resize and crop a PIL image."""
-        width, height = picture.size
-        if (width, height) != (self.size, self.size):
-            scale = self.size / min(width, height)
-            wide, high = max(self.size, round(width * scale)), max(self.size, round(height * scale))
-            picture = picture.resize((wide, high), Image.Resampling.BILINEAR)
-            left, top = (wide - self.size) // 2, (high - self.size) // 2
-            picture = picture.crop((left, top, left + self.size, top + self.size))
+        """Crop and resize a PIL image in one step, so that a thin strip costs no more than its centre square."""
+        if picture.size != (self.size, self.size):
+            box = centre_square(*picture.size)
+            picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR, box=box)
         return np.asarray(picture)
 
     def __call__(self, image: Any) -> Tensor:
@@ -54,6 +50,13 @@ class Preprocessing:
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, for JSON."""
         return asdict(self)
+
+
+def centre_square(width: int, height: int) -> tuple[float, float, float, float]:
+    """(left, top, right, bottom) of the largest square in the middle of an image; ends may lie between pixels."""
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
 
 
 def open_rgb(image: Any, what: str = "image") -> Image.Image:

@@ -1,0 +1,204 @@
+"""``folder``: class folders of images, with whatever else is known about them beside."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vitrarium.configs.errors import UserError
+from vitrarium.data.batch import Sample
+from vitrarium.data.duplicates import find_duplicates
+from vitrarium.data.files import check_headers, digests, existing_folder
+from vitrarium.data.preprocessing import Preprocessing, open_rgb
+from vitrarium.data.sets.folder_concepts import Known, read_concepts
+from vitrarium.data.sets.folder_keypoints import Keypoints, read_keypoints
+from vitrarium.data.sets.folder_layout import Layout, assign_splits, find_maps, read_layout, stray_tables
+from vitrarium.data.source import DATASETS, SPLITS, DataSource, Split
+
+CONCEPTS, KEYPOINTS = "concepts.csv", "keypoints.csv"
+
+VERSION = 1
+"""Part of the fingerprint: raised whenever the same files give other pixels or labels."""
+
+
+@dataclass(kw_only=True)
+class FolderSplit(Split):
+    """One split; see :class:`~vitrarium.data.source.Split`.
+
+    Attributes:
+        labels: (N,) int64.
+        truth: (N, K) float32 with NaN for unknown concepts, or None.
+        root: the data folder.
+        files: of the images, relative to ``root``.
+        maps: of the human maps, relative to ``root``, None where there is none.
+        places: (N,) int64 row of each image in ``keypoints``.
+        keypoints: parts of all images of the folder, or None.
+        preprocessing: from file to pixels.
+        leaked: (N,) bool, images of val and test with an exact copy in another split.
+    """
+
+    labels: np.ndarray
+    truth: np.ndarray | None
+    root: Path
+    files: list[str]
+    maps: list[str | None]
+    places: np.ndarray
+    keypoints: Keypoints | None
+    preprocessing: Preprocessing
+    leaked: np.ndarray
+
+    def sample(self, index: int) -> Sample:
+        """Decode and resize image ``index``, and its map and keypoints with it."""
+        picture = open_rgb(self.root / self.files[index])
+        given, size = self.maps[index], self.preprocessing.size
+        points = None
+        if self.keypoints is not None:
+            points = self.keypoints.of(int(self.places[index]), *picture.size, size)
+        return Sample(
+            image=self.preprocessing.fit(picture),
+            label=int(self.labels[index]),
+            concepts=None if self.truth is None else self.truth[index].copy(),
+            human_map=None if given is None else self._map(self.root / given, picture.size),
+            keypoints=points,
+            index=index,
+        )
+
+    def origin(self, index: int) -> str:
+        """Path relative to the data folder."""
+        return self.files[index]
+
+    def _map(self, path: Path, size: tuple[int, int]) -> np.ndarray:
+        """A human map (H, W) uint8, brought to the size of its image first and then fitted like it."""
+        drawn = open_rgb(path, "map").convert("L")
+        brightest = int(np.asarray(drawn).max())
+        if 0 < brightest <= 1:
+            raise UserError(f"the map '{path}' holds only 0 and 1", "save it with 255 where to look")
+        if drawn.size != size:
+            drawn = drawn.resize(size, Image.Resampling.BILINEAR)
+        return self.preprocessing.fit(drawn)
+
+
+@DATASETS.register("folder")
+def folder(
+    root: str,
+    size: int = 64,
+    split: str = "auto",
+    val_fraction: float = 0.15,
+    test_fraction: float = 0.15,
+    split_seed: int = 0,
+    categorical: Sequence[str] = (),
+    credit: str | None = None,
+) -> DataSource:
+    """A folder with a folder of images for each class: your own data.
+
+    Beside the class folders may lie ``concepts.csv`` (a column ``image``, optionally ``split``, and a column for each
+    concept), ``maps/`` (grey pictures, bright = look here, called like their images) and ``keypoints.csv`` (image,
+    part, x, y, visible, in pixels of the original image).
+
+    Args:
+        root: the folder, with ``CLASS/image.jpg`` or ``{train,val,test}/CLASS/image.jpg``.
+        size: height and width the images are brought to: the shorter side is resized, the centre square is kept.
+        split: where the splits come from: "folders", "column" (``split`` in ``concepts.csv``), "random", or "auto" for
+            the first of these that is there. What is not given is drawn from train, class by class.
+        val_fraction: share that is drawn for validation.
+        test_fraction: share that is drawn for testing.
+        split_seed: of the draw, at least 0.
+        categorical: columns of ``concepts.csv`` whose numbers are names of values (3, 4 or 5 petals).
+        credit: line of credit; give it if pictures of the set may appear in reports.
+
+    Returns:
+        A data source that gives what lies there: concepts, human maps, keypoints.
+
+    Raises:
+        UserError: whatever is missing, damaged or contradictory, with file, line and cure.
+    """
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise UserError(f"folder with size={size!r}", "give the side of the images in pixels, at least 1")
+    if isinstance(split_seed, bool) or not isinstance(split_seed, int) or split_seed < 0:
+        raise UserError(f"folder with split_seed={split_seed!r}", "give a whole number of at least 0")
+    place = existing_folder(root, "the data folder", "set data.root to a folder that holds a folder for each class")
+    layout = read_layout(place)
+    known = read_concepts(place / CONCEPTS, layout, [categorical] if isinstance(categorical, str) else categorical)
+    keypoints = read_keypoints(place / KEYPOINTS, layout)
+    strays = stray_tables(place, (CONCEPTS, KEYPOINTS))
+    maps = find_maps(place, layout.files)
+    assigned, note = assign_splits(layout, known.splits, split, (val_fraction, test_fraction), split_seed)
+    check_headers([place / path for path in (*layout.files, *filter(None, maps))])
+    hashes = digests([place / file for file in layout.files])
+    splits, leaks = _splits(place, layout, known, keypoints, maps, assigned, hashes, size)
+    notes = [note, *known.notes, *([leaks] if leaks else [])]
+    if strays:
+        notes.append(f"tables that nobody reads: {', '.join(strays)}")
+    gives = {"concepts": known.concepts, "human_map": any(maps), "keypoints": keypoints}
+    return DataSource(
+        name="folder",
+        splits=dict(splits),
+        class_names=layout.class_names,
+        concepts=known.concepts,
+        gives=frozenset(name for name, given in gives.items() if given),
+        size=size,
+        fingerprint=_fingerprint(place, (layout.class_names, known.concepts), splits, hashes, maps, keypoints, size),
+        part_names=keypoints.parts if keypoints else (),
+        notes=notes,
+        pictures=credit,
+    )
+
+
+def _splits(
+    root: Path,
+    layout: Layout,
+    known: Known,
+    keypoints: Keypoints | None,
+    maps: list[str | None],
+    assigned: np.ndarray,
+    hashes: list[str],
+    size: int,
+) -> tuple[dict[str, FolderSplit], str | None]:
+    """The three splits, and a sentence on duplicates if there are any."""
+    rows = {name: np.flatnonzero(assigned == name) for name in SPLITS}
+    duplicates = find_duplicates(
+        {name: [hashes[i] for i in rows[name]] for name in SPLITS},
+        {name: layout.labels[rows[name]] for name in SPLITS},
+    )
+    splits = {
+        name: FolderSplit(
+            labels=layout.labels[rows[name]],
+            truth=None if known.truth is None else known.truth[rows[name]],
+            root=root,
+            files=[layout.files[i] for i in rows[name]],
+            maps=[maps[i] for i in rows[name]],
+            places=rows[name],
+            keypoints=keypoints,
+            preprocessing=Preprocessing(size),
+            leaked=duplicates.leaked[name],
+        )
+        for name in SPLITS
+    }
+    return splits, duplicates.note
+
+
+def _fingerprint(
+    root: Path,
+    names: tuple[object, ...],
+    splits: dict[str, FolderSplit],
+    hashes: list[str],
+    maps: list[str | None],
+    keypoints: Keypoints | None,
+    size: int,
+) -> str:
+    """Hash of all names and of all that decides pixels, labels, concepts, maps and keypoints; not of the place."""
+    drawn = digests([root / path for path in maps if path])
+    text = repr((VERSION, size, names, hashes, [path is not None for path in maps], drawn))
+    total = hashlib.sha256(text.encode())
+    for split in splits.values():
+        total.update(split.places.tobytes() + split.labels.tobytes())
+        if split.truth is not None:
+            total.update(split.truth.tobytes())
+    if keypoints is not None:
+        total.update(repr(keypoints.parts).encode() + keypoints.points.tobytes())
+    return total.hexdigest()[:16]
