@@ -1,0 +1,173 @@
+"""Why this class and not the runner-up: contributions of the units, through the anatomy that all models share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vitrarium.configs.errors import UserError
+from vitrarium.data.concepts import ConceptGroup
+from vitrarium.eval.explanations.base import EXPLAINERS
+from vitrarium.eval.explanations.reasons import Explanation, Reason, Share, Unit, pick_rival, total
+from vitrarium.models.classifier import TransparentClassifier
+from vitrarium.models.prediction import to_pixels
+from vitrarium.models.readouts.base import Contributions
+from vitrarium.models.types import Evidence, Output
+from vitrarium.models.units import UnitTable
+
+
+@EXPLAINERS.register("contributions")
+def explain(
+    model: TransparentClassifier,
+    image: Any,
+    do: Mapping[str, Any] | None = None,
+    against: str | None = None,
+    top: int = 12,
+) -> Explanation:
+    """Explain one decision of any model of the zoo.
+
+    The margin between two logits is split over the units: z_a - z_b = sum_m (c_ma - c_mb) + (r_a - r_b) + (b_a - b_b),
+    with contributions c of the readout, remainder r (what is no unit's) and bias b. A categorical group is one line:
+    its chosen value with the sum over its members.
+
+    Args:
+        model: any classifier; its preprocessing is used for the image.
+        image: a path, a PIL image, or an array (H, W, 3) uint8 or float in [0, 1].
+        do: corrections by name ({"granularity": "yes"}); the decision after them is explained.
+        against: the class to compare with; default: the runner-up.
+        top: how many lines pictures and pages show one by one (at least 1); the JSON holds all.
+
+    Raises:
+        UserError: an unreadable image, an unknown unit, value or class, ``top`` below 1.
+    """
+    if top < 1:
+        raise UserError(f"top={top} lines would explain nothing", "ask for at least 1")
+    pixels = to_pixels(model, image)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            seen = model(pixels)
+            set_to = model.evidence.units.answer(do) if do else {}
+            output = model.answer(seen.evidence, model.intervention(do), seen.features) if do else seen
+        order = output.logits[0].argsort(descending=True).tolist()
+        rival = pick_rival(model.class_names, order, against)
+        shares = [_of_class(model, output.evidence, c) for c in (order[0], rival)]
+    finally:
+        model.train(training)
+    return _assemble(model, pixels, seen, output, (order, rival), shares, set_to, asked=against is not None, top=top)
+
+
+def _of_class(model: TransparentClassifier, evidence: Evidence, label: int) -> Contributions:
+    """Contributions to one class, without a graph."""
+    classes = torch.tensor([label], device=evidence.activations.device)
+    given = model.contributions(evidence, classes)
+    return Contributions(given.units.detach(), given.remainder.detach(), given.bias.detach(), given.additive)
+
+
+def _assemble(
+    model: TransparentClassifier,
+    pixels: Tensor,
+    seen: Output,
+    output: Output,
+    ranked: tuple[list[int], int],
+    shares: list[Contributions],
+    set_to: dict[int, float],
+    *,
+    asked: bool,
+    top: int,
+) -> Explanation:
+    """All numbers of an explanation from what the model gave."""
+    (order, rival), names, table = ranked, model.class_names, model.evidence.units
+    logits = output.logits[0].double()
+    probabilities, before = logits.softmax(-1), seen.logits[0].softmax(-1)
+    units = _units(table, output.evidence, shares, set_to)
+    logit = Share(float(logits[order[0]]), float(logits[rival]))
+    bias, remainder = (Share(float(getattr(shares[0], w)), float(getattr(shares[1], w))) for w in ("bias", "remainder"))
+    told = total([u.share for u in units] + [bias, remainder])
+    return Explanation(
+        label=names[order[0]],
+        rival=names[rival],
+        asked=asked,
+        probabilities={names[c]: float(probabilities[c]) for c in order},
+        logit=logit,
+        reasons=_reasons(table, units, output.evidence.maps, set_to),
+        units=units,
+        remainder=remainder,
+        bias=bias,
+        unexplained=Share(logit.label - told.label, logit.rival - told.rival),
+        additive=all(s.additive for s in shares),
+        named=any(g.name != f"{table.kind}_{m}" for m, g in enumerate(table.groups)),
+        kind=table.kind,
+        has_remainder=bool((model.evidence.unit_of < 0).any()) or bool(remainder.label or remainder.rival),
+        top=top,
+        image=(pixels[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy(),
+        before=(names[int(before.argmax())], float(before.max())) if set_to else None,
+    )
+
+
+def _units(table: UnitTable, evidence: Evidence, shares: list[Contributions], set_to: dict[int, float]) -> list[Unit]:
+    """Every unit with its share."""
+    activations = evidence.activations[0].tolist()
+    probabilities = None if evidence.probabilities is None else evidence.probabilities[0].tolist()
+    label, rival = (s.units[0].tolist() for s in shares)
+    return [
+        Unit(
+            name=name,
+            activation=activations[m],
+            probability=None if probabilities is None else probabilities[m],
+            share=Share(label[m], rival[m]),
+            corrected=m in set_to,
+        )
+        for m, name in enumerate(table.names)
+    ]
+
+
+def _reasons(table: UnitTable, units: list[Unit], maps: Tensor | None, set_to: dict[int, float]) -> list[Reason]:
+    """One line per categorical group or single unit, largest absolute difference first."""
+    arrays = None if maps is None else maps[0].detach().float().cpu().numpy()
+    alive, lines = table.alive.tolist(), []
+    for group in table.groups:
+        for members in [group.members] if group.categorical else [(m,) for m in group.members]:
+            share = total(units[m].share for m in members)
+            if any(alive[m] for m in members) or share.label or share.rival:
+                lines.append(_line(group, members, units, share, arrays, set_to))
+    return sorted(lines, key=lambda line: -abs(line.share.difference))
+
+
+def _line(
+    group: ConceptGroup,
+    members: tuple[int, ...],
+    units: list[Unit],
+    share: Share,
+    maps: np.ndarray | None,
+    set_to: dict[int, float],
+) -> Reason:
+    """The state of a unit or group in one word, and where it was seen."""
+    corrected = any(m in set_to for m in members)
+
+    def believed(m: int) -> float | None:
+        return set_to[m] if m in set_to else units[m].probability
+
+    chosen, probability = members[0], believed(members[0])
+    if group.categorical:
+        # Without probabilities the strongest member is the choice.
+        chosen = max(members, key=lambda m: units[m].activation if believed(m) is None else believed(m))  # type: ignore[arg-type,return-value]
+        value, probability = group.values[members.index(chosen)], believed(chosen)
+    elif probability is None:
+        value = f"{units[chosen].activation:.2f}".replace("-", "\N{MINUS SIGN}")
+    else:
+        present = probability > 0.5
+        value, probability = ("yes", probability) if present else ("no", 1 - probability)
+    return Reason(
+        name=group.name if group.categorical else units[chosen].name,
+        value=value,
+        probability=probability,
+        share=share,
+        corrected=corrected,
+        map=None if maps is None else maps[chosen],
+    )

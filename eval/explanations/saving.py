@@ -1,0 +1,130 @@
+"""Explanations as files: picture, page or numbers, by suffix."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitrarium.configs.errors import UserError
+from vitrarium.eval.explanations import heat
+from vitrarium.eval.explanations.reasons import Explanation, Reason, Share, Unit
+
+SUFFIXES = (".png", ".html", ".json")
+
+
+def save(explanation: Explanation, path: Path) -> Path:
+    """See :meth:`Explanation.save`."""
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(
+            f"an explanation cannot be saved as '{path.name}'", f"end the name in one of: {', '.join(SUFFIXES)}"
+        )
+    if suffix == ".png":
+        from vitrarium.eval.explanations.picture import picture
+
+        content = picture(explanation)
+    elif suffix == ".html":
+        from vitrarium.eval.explanations.page import page
+
+        content = page(explanation).encode("utf-8")
+    else:
+        content = (json.dumps(to_dict(explanation), indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+    write(path, content)
+    return path
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write beside and rename, so that a reader never sees half a file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(path.name + ".part")
+        beside.write_bytes(content)
+        beside.replace(path)
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written ({error.strerror or error})", "choose another place") from error
+
+
+def to_dict(e: Explanation) -> dict[str, Any]:
+    """Plain containers. ``reasons`` hold the lines, ``ledger`` how they add up, ``units`` everything."""
+    return {
+        "sentence": e.sentence(),
+        "label": e.label,
+        "rival": e.rival,
+        "asked": e.asked,
+        "probabilities": e.probabilities,
+        "logit": e.logit.to_dict(),
+        "additive": e.additive,
+        "kind": e.kind,
+        "named": e.named,
+        "before": None if e.before is None else {"label": e.before[0], "probability": e.before[1]},
+        "ledger": [
+            {"what": x.what, **x.share.to_dict(), "running": x.running.label, "running_rival": x.running.rival}
+            for x in e.ledger()
+        ],
+        "reasons": [_reason(r) for r in e.reasons],
+        "units": [
+            {
+                **{k: getattr(u, k) for k in ("name", "activation", "probability", "corrected")},
+                **u.share.to_dict(),
+            }
+            for u in e.units
+        ],
+        "remainder": e.remainder.to_dict(),
+        "bias": e.bias.to_dict(),
+        "unexplained": e.unexplained.to_dict(),
+        "has_remainder": e.has_remainder,
+        "top": e.top,
+        "image": heat.data_address(heat.png(e.image)),
+    }
+
+
+def _reason(r: Reason) -> dict[str, Any]:
+    """Plain containers of one line."""
+    return {
+        **{k: getattr(r, k) for k in ("name", "value", "probability", "corrected")},
+        **r.share.to_dict(),
+        "map": None if r.map is None else np.asarray(r.map, dtype=np.float64).tolist(),
+    }
+
+
+def from_dict(data: Mapping[str, Any]) -> Explanation:
+    """Inverse of :func:`to_dict`."""
+
+    def share(of: Mapping[str, Any]) -> Share:
+        return Share(float(of["label"]), float(of["rival"]))
+
+    before = data["before"]
+    return Explanation(
+        **{k: data[k] for k in ("label", "rival", "asked", "additive", "kind", "named", "has_remainder", "top")},
+        probabilities=dict(data["probabilities"]),
+        **{k: share(data[k]) for k in ("logit", "remainder", "bias", "unexplained")},
+        reasons=[
+            Reason(
+                **{k: r[k] for k in ("name", "value", "probability", "corrected")},
+                share=share(r),
+                map=None if r["map"] is None else np.asarray(r["map"], dtype=np.float32),
+            )
+            for r in data["reasons"]
+        ],
+        units=[
+            Unit(**{k: u[k] for k in ("name", "activation", "probability", "corrected")}, share=share(u))
+            for u in data["units"]
+        ],
+        before=None if before is None else (before["label"], before["probability"]),
+        image=heat.from_data_address(data["image"]),
+    )
+
+
+def load(path: Path) -> Explanation:
+    """See :meth:`Explanation.load`."""
+    if not path.is_file():
+        raise UserError(f"'{path}' does not exist or is no file", "check the path")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        return from_dict(data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"'{path}' is no explanation ({error})", "give a .json that Explanation.save wrote") from error

@@ -1,0 +1,108 @@
+"""Every word of the report, explained to somebody who classifies cells or birds, not models."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """One word.
+
+    Attributes:
+        term: the word.
+        text: what it means.
+    """
+
+    term: str
+    text: str
+
+
+GLOSSARY: tuple[Entry, ...] = (
+    Entry(
+        "Class accuracy",
+        "The share of test images for which the model names the right class. 98 % means 2 errors in 100 images.",
+    ),
+    Entry(
+        "Black box",
+        "An ordinary image classifier. It gives an answer and no reasons a person could check. It is the yardstick for "
+        "what the other models give up.",
+    ),
+    Entry(
+        "Concept",
+        "A property that an expert would name when describing the image: the colour of the granules, the shape of the "
+        "nucleus, the number of petals. Related concepts form a group with one right answer, such as granule colour: "
+        "pink, purple, red or none.",
+    ),
+    Entry(
+        "Concept bottleneck (CBM)",
+        "A model that first says which concepts it sees and then decides the class from these alone. Whoever disagrees "
+        "with the class can look at the concepts, find the wrong one and correct it.",
+    ),
+    Entry(
+        "Concept accuracy",
+        "How often the model names a concept correctly, averaged over the concept groups. Compare it with what a "
+        "second human expert reaches, not with 100 %: experts disagree too.",
+    ),
+    Entry(
+        "All concepts right",
+        "The share of images on which every concept is right at once. It is much lower than concept accuracy, because "
+        "a single error counts.",
+    ),
+    Entry(
+        "Correcting a concept",
+        "A person looks at the image and tells the model the true concept; the model decides again. In this report the "
+        "corrections come from the annotation of the data set, so they are what a perfect expert would say.",
+    ),
+    Entry(
+        "Correction curve",
+        "Class accuracy against the number of concept groups that were corrected on every image. A good curve rises. "
+        "One that falls means that true answers confuse the model: it has learnt to rely on its own half-sure guesses, "
+        "and certain answers are something it has never seen.",
+    ),
+    Entry(
+        "Area under the curve",
+        "The mean height of the correction curve, from no correction to all of them: one number for how well the model "
+        "works together with a person. Asked in random order unless it says otherwise.",
+    ),
+    Entry(
+        "Accuracy with all concepts corrected",
+        "The right end of the correction curve: what the model reaches when every concept it uses is true.",
+    ),
+    Entry(
+        "Explanation size",
+        "How many statements one has to read to know nine tenths of what made the decision. Fewer are easier to check. "
+        "For a black box the statements are channels that have no name, so a small number there explains nothing.",
+    ),
+    Entry(
+        "Calibration error",
+        "Whether confidence can be taken at its word: of all answers given with 90 % confidence, nine in ten should be "
+        "right. The number is the mean gap between confidence and truth; lower is better.",
+    ),
+    Entry(
+        "Pareto front",
+        "The models that no other model beats on both axes of a plot at once. Going along the front, one can only have "
+        "more of one thing by giving up some of the other. A model off the front is no sensible choice for these two "
+        "aims, unless it is off by no more than chance.",
+    ),
+    Entry(
+        "Seeds and intervals",
+        "Training begins from random numbers; a seed is one such beginning. Models trained with several seeds are "
+        "averaged, and ± is the spread between seeds. The interval in brackets is where the mean would come to lie in "
+        "95 of 100 repetitions, with other test images of the same kind and, if there are several seeds, with other "
+        "seeds. Where two intervals overlap, these runs cannot show a difference.",
+    ),
+    Entry(
+        "Sweep",
+        "The same model trained with several values of one setting, drawn as a line: it shows what turning that one "
+        "knob buys and costs.",
+    ),
+    Entry(
+        "Rank",
+        "1 is the best of a column, by the mean alone. Ranks make small differences look large: read them together "
+        "with the intervals.",
+    ),
+    Entry(
+        "Test images",
+        "Images that took no part in training or in any choice made during it. All numbers come from them.",
+    ),
+)
