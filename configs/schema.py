@@ -49,12 +49,12 @@ class DoConfig:
     """Interventions during training.
 
     Attributes:
-        kind: "none"; "true" sets every concept to its truth (the independent bottleneck); "random" sets some.
+        kind: "none"; "truth" sets every concept to its truth (the independent bottleneck); "random" sets some.
         probability: chance of each concept under "random".
         per: draw for each sample, or once for the whole batch (the released CEM's way).
     """
 
-    kind: Literal["none", "true", "random"] = "none"
+    kind: Literal["none", "truth", "random"] = "none"
     probability: float = 0.25
     per: Literal["sample", "batch"] = "sample"
 
@@ -65,8 +65,8 @@ class StageConfig:
 
     Attributes:
         epochs: passes over the training split; 0 = events only.
-        learn: learning-rate factor by part (backbone, evidence, readout, auxiliary names); parts not named are frozen:
-            out of the optimiser, their normalisation in evaluation mode.
+        learn: learning-rate factor by part (backbone, evidence, readout, auxiliary names); parts not named are frozen: out
+            of the optimiser, their normalisation in evaluation mode. Empty = all parts, each with factor 1.
         terms: names of the loss terms of this stage (keys of ``loss``).
         views: how many appearances of each image.
         do: interventions during training.
@@ -77,7 +77,7 @@ class StageConfig:
     """
 
     epochs: int = 0
-    learn: dict[str, float] = field(default_factory=lambda: {"backbone": 1.0, "evidence": 1.0, "readout": 1.0})
+    learn: dict[str, float] = field(default_factory=dict)
     terms: list[str] = field(default_factory=list)
     views: int = 1
     do: DoConfig = field(default_factory=DoConfig)

@@ -12,6 +12,7 @@ from vitrarium.data.source import DataSource
 from vitrarium.eval.metrics import validation_metrics
 from vitrarium.models.classifier import TransparentClassifier
 from vitrarium.train.interventions import TrainingDo
+from vitrarium.train.task import learnt_parts
 
 # What a step can give to every term, whatever the data and the model.
 FROM_THE_STEP = frozenset({"input_gradient"})
@@ -33,10 +34,7 @@ def check_recipe(
     for name, stage in stages.items():
         if stage["epochs"] < 0:
             raise UserError(f"stage '{name}' has {stage['epochs']} epochs", "give 0 (events only) or more")
-        parts = model.parts()
-        for part in stage["learn"]:
-            if part not in parts:
-                raise UserError(f"stage '{name}' learns '{part}', which is no part", closest(part, parts))
+        learnt_parts(model, stage["learn"])
         if stage["epochs"] > 0 and not stage["terms"]:
             raise UserError(f"stage '{name}' has epochs but no loss terms", f"recipe.{name}.terms=[cross_entropy]")
         for label in stage["terms"]:

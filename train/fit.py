@@ -132,6 +132,8 @@ class Recipe:
             snapshot, (seconds, images), batches,
         )  # fmt: skip
         trainer = self._trainer(name, stage, [selection, keeper])
+        # Lightning trains in whatever mode it finds; ours says which parts are in which.
+        task.train()
         trainer.fit(task, datamodule=self.data)
         if trainer.interrupted:
             raise Interrupted("stopped; the state is that of the last save")

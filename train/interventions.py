@@ -16,7 +16,7 @@ from vitrarium.models.intervention import Intervention, set_units
 class TrainingDo:
     """Sets concepts to their truth during training.
 
-    - ``true``: all of them (the readout of an independent bottleneck sees only true concepts);
+    - ``truth``: all of them (the readout of an independent bottleneck sees only true concepts);
     - ``random``: each group with some probability (RandInt; Espinosa Zarlenga et al., NeurIPS 2022, concept
     embeddings), drawn
       per sample or, as the released code does, once for the whole batch. Groups are set whole.
@@ -24,7 +24,7 @@ class TrainingDo:
     Concepts whose truth is unknown are left as predicted.
 
     Args:
-        kind: "none", "true" or "random".
+        kind: "none", "truth" or "random".
         probability: of each group under "random".
         per: "sample" or "batch".
     """
@@ -53,7 +53,7 @@ class TrainingDo:
             return None
         units = model.evidence.units
         assert batch.concepts is not None
-        if self.kind == "true":
+        if self.kind == "truth":
             mask = torch.ones_like(batch.concepts, dtype=torch.bool)
         else:
             rows = len(batch) if self.per == "sample" else 1

@@ -68,6 +68,7 @@ def quiet() -> Iterator[None]:
                 ".*LeafSpec.*",
                 ".*number of training batches.*smaller than the logging interval.*",
                 ".*does not have many workers.*",
+                ".*module.s. in eval mode at the start of training.*",
                 ".*GPU available but not used.*",
             ):
                 warnings.filterwarnings("ignore", about)

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from vitrarium.configs.errors import UserError
+from vitrarium.configs.errors import UserError, closest
 from vitrarium.data.batch import Batch
 from vitrarium.eval.metrics import validation_metrics
 from vitrarium.models.classifier import TransparentClassifier
@@ -57,12 +57,8 @@ class Task(pl.LightningModule):
 
     def _freeze(self) -> None:
         """Only learnt parts require a gradient; settled before any wrapping, because DDP must not see it change."""
-        parts = self.model.parts()
-        self.learnt = {part: factor for part, factor in self.stage["learn"].items() if factor > 0}
-        for part in self.learnt:
-            if part not in parts:
-                raise UserError(f"stage '{self.name}' learns '{part}', which is no part", f"parts: {', '.join(parts)}")
-        for part, parameters in parts.items():
+        self.learnt = learnt_parts(self.model, self.stage["learn"])
+        for part, parameters in self.model.parts().items():
             for parameter in parameters:
                 parameter.requires_grad_(part in self.learnt)
 
@@ -135,6 +131,19 @@ class Task(pl.LightningModule):
             optimiser, lambda step: rate(step, self.steps, warmup, self.settings["schedule"])
         )
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def learnt_parts(model: TransparentClassifier, learn: Mapping[str, float]) -> dict[str, float]:
+    """Learning-rate factor of each part that a stage learns; an empty mapping stands for all of them.
+
+    Raises:
+        UserError: a part that the model does not have.
+    """
+    parts = model.parts()
+    for part in learn:
+        if part not in parts:
+            raise UserError(f"'{part}' cannot be learnt: it is no part", closest(part, parts))
+    return {part: factor for part, factor in (learn or dict.fromkeys(parts, 1.0)).items() if factor > 0}
 
 
 def build_optimiser(

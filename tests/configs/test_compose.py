@@ -41,7 +41,7 @@ def test_plus_adds_a_group(tmp_path):
     (tmp_path / "imitation").mkdir()
     (tmp_path / "imitation" / "gentle.yaml").write_text("loss: {gentle: 0.5}\n")
     config = compose(["+imitation=gentle"], folders=[tmp_path])
-    assert dict(config.loss) == {"cross_entropy": 1.0, "concepts": 1.0, "gentle": 0.5}
+    assert dict(config.loss) == {"cross_entropy": 1.0, "concepts": 3.0, "gentle": 0.5}
 
 
 @pytest.mark.parametrize(

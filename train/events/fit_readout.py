@@ -17,13 +17,10 @@ from vitrarium.train.events.base import EVENTS, Event, Moment
 class FitReadout(Event):
     """Multinomial logistic regression from evidence to class, its regularisation chosen on validation.
 
-    The evidence is that of the clean training split under the stage's training intervention: with ``do: {kind:
-    "true"}`` the
-    readout is fitted to true concepts (independent bottleneck), without one to predicted concepts (sequential). The
-    largest
-    validation accuracy wins; among equals the strongest regularisation, because a readout that leans less on fine
-    differences
-    between probabilities is easier to correct.
+    The evidence is that of the clean training split under the stage's training intervention: with ``do: {kind: truth}``
+    the readout is fitted to true concepts (independent bottleneck), without one to predicted concepts (sequential). The
+    largest validation accuracy wins; among equals the strongest regularisation, because a readout that leans less on
+    fine differences between probabilities is easier to correct.
 
     Args:
         strengths: candidates for C, the inverse strength of the L2 penalty.

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from vitrarium.data.concepts import ConceptSet
+from vitrarium.eval.metrics import METRICS, Metric
+
+NAMES = [
+    "accuracy", "balanced_accuracy", "ece", "nll", "concept_accuracy", "concept_auc", "concept_f1",
+    "all_concepts_right",
+]  # fmt: skip
+
+WORKER = """
+import sys
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[2])
+from work import work
+work(1, sys.argv[1])
+"""
+
+
+def work(rank: int, folder: str) -> None:
+    """One of two processes: metrics over its share of the data, gathered."""
+    concepts = ConceptSet.from_dict(json.loads((Path(folder) / "concepts.json").read_text()))
+    data = torch.load(f"{folder}/data.pt", weights_only=True)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=90)
+    )
+    found = {}
+    try:
+        for share in (30, 40):  # of 40: unequal shares, then one process sees nothing
+            mine = slice(0, share) if rank == 0 else slice(share, 40)
+            for name in NAMES:
+                metric = METRICS.build(name, classes=3, concepts=concepts)
+                tensors = [data[field][mine] for field in metric.fields]
+                for rows in torch.arange(len(tensors[0])).split(7):
+                    if len(rows):
+                        metric.update(*[t[rows] for t in tensors])
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message="The ``compute`` method")
+                    found[f"{name} {share}"] = float(metric.compute())
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
+
+
+def test_two_processes_agree_with_one(tmp_path: Path, concepts, make_truth):
+    generator = torch.Generator().manual_seed(0)
+    data = {
+        "logits": torch.randn(40, 3, generator=generator),
+        "label": torch.randint(3, (40,), generator=generator),
+        "probabilities": torch.rand(40, 8, generator=generator),
+        "concepts": make_truth(40, 0, 0.2),
+    }
+    torch.save(data, tmp_path / "data.pt")
+    (tmp_path / "concepts.json").write_text(json.dumps(concepts.to_dict()))
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "work.py").write_text(Path(__file__).read_text())
+    other = subprocess.Popen([sys.executable, "-c", WORKER, str(tmp_path), str(tmp_path / "code")])
+    try:
+        work(0, str(tmp_path))
+        assert other.wait(timeout=90) == 0
+    finally:
+        other.kill()
+    for rank in range(2):
+        found = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert len(found) == 2 * len(NAMES)
+        for key, value in found.items():
+            metric = METRICS.build(key.split()[0], classes=3, concepts=concepts)
+            metric.update(*[data[field] for field in metric.fields])
+            assert value == pytest.approx(float(metric.compute()), abs=1e-6), key
+
+
+def test_every_streaming_metric_knows_its_state_by_sum_or_concatenation(concepts):
+    for name in METRICS.list():
+        if issubclass(METRICS.get(name), Metric):
+            metric = METRICS.build(name, classes=3, concepts=concepts)
+            assert metric._reductions, name
+            assert all(reduction is not None for reduction in metric._reductions.values()), name
