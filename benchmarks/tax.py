@@ -4,11 +4,9 @@
     python benchmarks/tax.py cbm cbm_side --backbone convnet --json tax.json
 
 A training step is forward pass under the stage's training intervention, all loss terms, backward pass and optimiser
-step;
-an inference step is the forward pass alone. Both are timed on random images of the right shape, batch 64, one thread,
-with
-the presets taken in turn, so that a machine that slows down slows all of them. The ratio is the cost over the black
-box's.
+step; an inference step is the forward pass alone. Both are timed on random images of the right shape, batch 64, one
+thread, with the presets taken in turn, so that a machine that slows down slows all of them. The ratio is the cost over
+the black box's.
 """
 
 from __future__ import annotations

@@ -26,10 +26,8 @@ def compose(
     Layers, later ones win: the shipped ``base.yaml``; the groups it names (``model``, ``data``, ``backbone``,
         ``train``) with
     the options chosen by ``group=option``; the file ``config``; ``key=value`` overrides. An option is the name of a
-    shipped
-    YAML, of one in ``folders/<group>/``, or a path that ends in ``.yaml``. ``+group=option`` adds a group that the
-    defaults
-    do not name. A YAML may start with a ``defaults:`` list: ``group/option`` entries are merged before it.
+    shipped YAML, of one in ``folders/<group>/``, or a path that ends in ``.yaml``. ``+group=option`` adds a group that
+    the defaults do not name. A YAML may start with a ``defaults:`` list: ``group/option`` entries are merged before it.
 
     Args:
         overrides: ``key=value`` strings.
@@ -57,8 +55,7 @@ def compose_experiment(name: str, overrides: Sequence[str] = (), folders: Iterab
     """Compose an experiment from ``configs/experiment/<name>.yaml`` or a path.
 
     Overrides of its own keys (``seeds=[0,1]``, ``workers=1``) change the experiment; ``sweep.KEY=a,b,c`` sweeps a key
-    of
-    the baseline's partner presets; all others go to every run.
+    of the baseline's partner presets; all others go to every run.
     """
     own_keys = {f.name for f in fields(ExperimentConfig)} - {"sweep", "overrides"}
     own, sweeps, passed = [], {}, []

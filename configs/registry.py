@@ -86,8 +86,7 @@ class Registry:
         Args:
             spec: what the user wrote. Unknown or missing options are refused by name.
             given: what the house offers (channels, concepts ...): an entry is handed what its signature names of it,
-                and
-                none of it is the user's to set.
+                and none of it is the user's to set.
         """
         name, options = self.check(spec, given)
         entry = self.get(name)

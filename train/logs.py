@@ -17,8 +17,7 @@ class TidyCSV(Logger):
     """Appends to ``metrics.csv``: one row a number (stage, epoch, step, name, value).
 
     Lightning's own CSV logger deletes the file that is there; this one goes on where it stopped, and forgets what was
-    written
-    after the checkpoint that training resumes from.
+    written after the checkpoint that training resumes from.
 
     Args:
         path: the file.

@@ -22,8 +22,7 @@ class EvidenceLayer(nn.Module, ABC):
 
     A subclass is built by name; beside its own options its constructor may ask for any of ``channels`` (D),
     ``concepts`` (the data's concept set or None), ``classes`` (C) and ``backbone``. It calls :meth:`set_units` once,
-    and
-    implements :meth:`forward` and :meth:`assemble`.
+    and implements :meth:`forward` and :meth:`assemble`.
 
     Attributes:
         needs: what it asks of the backbone ("map", "carry") and the data ("concepts").

@@ -35,8 +35,7 @@ class Readout(nn.Module, ABC):
     """Turns evidence into logits.
 
     A subclass is built by name; beside its own options its constructor may ask for any of ``layer`` (the evidence
-    layer),
-    ``classes`` (C), ``concepts`` and ``backbone``.
+    layer), ``classes`` (C), ``concepts`` and ``backbone``.
 
     Attributes:
         needs: what it asks of the evidence ("vector", "similarities", "carry").

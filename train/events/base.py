@@ -53,9 +53,8 @@ class Moment:
 class Event(ABC):
     """Something that happens at stage or epoch borders or after every n steps.
 
-    Built as ``EVENTS.build({name, **options})``; ``when`` and ``every`` are read by :class:`Schedule`. State of its
-    own goes
-    through :meth:`state_dict`, plain containers and tensors only, and is kept in the checkpoint.
+    Built as ``EVENTS.build({name, **options})``; ``when`` and ``every`` are read by :class:`Schedule`. State of its own
+    goes through :meth:`state_dict`, plain containers and tensors only, and is kept in the checkpoint.
 
     Attributes:
         default_when: when it runs if the recipe does not say.

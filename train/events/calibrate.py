@@ -13,8 +13,7 @@ class Calibrate(Event):
     """Set the "absent" and "present" values of unbounded units to quantiles of their TRAINING activations.
 
     Koh et al. (ICML 2020) correct logit bottlenecks with the 5th and 95th percentile; their released code takes them
-    from
-    the test split, this takes them from the clean training split and saves them with the model.
+    from the test split, this takes them from the clean training split and saves them with the model.
 
     Args:
         low: quantile that stands for absent.

@@ -30,11 +30,9 @@ class ConceptLoss(Term):
     Args:
         source: the data; concept frequencies are counted on its training split.
         reduction: over the groups and yes/no concepts of an image: "mean" (over all that are known in the batch) or
-            "sum"
-            (then mean over images; for G known groups this is G times the mean).
+            "sum" (then mean over images; for G known groups this is G times the mean).
         imbalance: "none"; "pos_weight" multiplies the positive side of concept k by n_absent / n_present; "weight"
-            multiplies
-            both sides by it (what the released code of Koh et al. does: another loss). Yes/no concepts only.
+            multiplies both sides by it (what the released code of Koh et al. does: another loss). Yes/no concepts only.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"concepts", "scores"})

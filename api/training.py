@@ -1,0 +1,114 @@
+"""From a settled configuration to a finished run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from vitrarium.card import write_card
+from vitrarium.configs.errors import UserError
+from vitrarium.data.preprocessing import Preprocessing
+from vitrarium.data.source import DataSource
+from vitrarium.environment import describe_environment
+from vitrarium.models.assembly import build
+from vitrarium.models.classifier import TransparentClassifier
+from vitrarium.models.folder import load_model, save_model, weights_of
+from vitrarium.runs import Run, build_data, build_source_of, differences, read_config, read_progress
+from vitrarium.train.fit import Recipe, first_process, write_json
+
+
+def train_run(config: dict[str, Any], folder: Path, resume: bool) -> Run:
+    """Train what ``config`` describes into ``folder``; see :func:`vitrarium.fit`."""
+    begun = time.time()
+    if _already_finished(config, folder, resume):
+        return Run(folder)
+    if config["train"]["threads"]:
+        torch.set_num_threads(config["train"]["threads"])
+    source = build_source_of(config)
+    model = build_model(config, source)
+    data = build_data(config, source)
+    # Everything that can be refused is refused before the folder exists.
+    recipe = Recipe(model, source, data, config, folder)
+    if first_process():
+        _prepare(config, folder)
+    result = recipe.run(resume)
+    if first_process():
+        facts = {"data": source.name, "fingerprint": source.fingerprint, "seed": config["seed"]}
+        save_model(model, folder / "model", write_card(config, source, model, result.seconds), facts)
+        write_json(
+            folder / "progress.json",
+            {
+                "finished": True,
+                "stages": list(config["recipe"]),
+                "seconds": result.seconds,
+                "images_seen": result.images,
+                "began": begun,
+            },
+        )
+    return Run(folder)
+
+
+def build_model(config: Mapping[str, Any], source: DataSource) -> TransparentClassifier:
+    """The untrained model of a configuration, or one that starts from another run's weights."""
+    spec = {"backbone": config["backbone"], **{p: config["model"][p] for p in ("evidence", "readout")}}
+    model = build(spec, source.class_names, source.concepts, Preprocessing(source.size), seed=config["seed"])
+    if config["init_from"]:
+        start_from(model, Path(config["init_from"]))
+    return model
+
+
+def start_from(model: TransparentClassifier, folder: Path) -> list[str]:
+    """Copy all weights of another run that match by name and shape.
+
+    Returns:
+        Names of the tensors taken over.
+
+    Raises:
+        UserError: nothing of the backbone matches.
+    """
+    theirs, ours = weights_of(load_model(folder)), model.state_dict()
+    taken = {n: t for n, t in theirs.items() if n in ours and ours[n].shape == t.shape}
+    if not any(name.startswith("backbone.") for name in taken):
+        raise UserError(
+            f"init_from: no backbone weight of '{folder}' fits this model",
+            "start from a run with the same backbone and cut",
+        )
+    model.load_state_dict(taken, strict=False)
+    return sorted(taken)
+
+
+def _already_finished(config: Mapping[str, Any], folder: Path, resume: bool) -> bool:
+    """Whether the folder holds this run, finished; refuses folders that must not be touched."""
+    if not folder.exists() or not (folder.is_dir() and any(folder.iterdir())):
+        return False
+    if not first_process():
+        return bool(read_progress(folder).get("finished"))
+    if not resume:
+        raise UserError(
+            f"'{folder}' exists", "add --resume to go on with it, or choose another folder with -o; nothing was changed"
+        )
+    changed = differences(read_config(folder), config)
+    if changed:
+        raise UserError(
+            f"the run in '{folder}' has another configuration ({', '.join(changed[:5])})",
+            "resume it with the configuration that began it, or choose another folder with -o",
+        )
+    return bool(read_progress(folder).get("finished"))
+
+
+def _prepare(config: Mapping[str, Any], folder: Path) -> None:
+    """Write what is known before training."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = folder / "config.yaml.part"
+        beside.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+        beside.replace(folder / "config.yaml")
+        write_json(folder / "environment.json", describe_environment())
+        write_json(folder / "progress.json", {"finished": False, "stages": list(config["recipe"])})
+    except OSError as error:
+        raise UserError(f"'{folder}' cannot be written: {error}", "choose a folder you may write to with -o") from error

@@ -1,0 +1,180 @@
+"""What each verb of the command line does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import vitrarium as vt
+from vitrarium.configs.compose import compose, to_yaml
+from vitrarium.configs.errors import UserError
+
+console = Console()
+
+
+def train(given: argparse.Namespace) -> None:
+    """``vitrarium train``."""
+    if given.print_config:
+        console.out(to_yaml(compose(given.overrides, given.config, given.configs)), highlight=False, end="")
+        return
+    run = vt.fit(*given.overrides, out=given.out, config=given.config, resume=given.resume, folders=given.configs)
+    if given.evaluate and not (run.folder / "evaluation" / "results.csv").exists():
+        vt.evaluate(run)
+    from vitrarium.train.fit import first_process
+
+    if first_process():
+        console.print(f"model: {run.folder / 'model'}", highlight=False)
+
+
+def predict(given: argparse.Namespace) -> None:
+    """``vitrarium predict``."""
+    model, do = vt.load(given.run), pairs(given.do)
+    for image in given.images:
+        prediction = model.predict(image, do)
+        if given.json:
+            console.out(json.dumps({"image": str(image), **prediction.to_dict()}), highlight=False)
+            continue
+        table = Table(title=f"{image}: {prediction.label} ({prediction.probability:.1%})", title_justify="left")
+        for column in ("unit", "value", "speaks for it"):
+            table.add_column(column, justify="left" if column == "unit" else "right")
+        ranked = sorted(prediction.contributions.items(), key=lambda item: -abs(item[1]))
+        for name, contribution in ranked[:15]:
+            mark = " (corrected)" if name in prediction.corrected else ""
+            table.add_row(name + mark, f"{prediction.units[name]:.3f}", f"{contribution:+.3f}")
+        console.print(table)
+        others = ", ".join(f"{name} {p:.1%}" for name, p in list(prediction.probabilities.items())[1:4])
+        console.print(f"then: {others}", highlight=False)
+
+
+def explain(given: argparse.Namespace) -> None:
+    """``vitrarium explain``."""
+    explanation = vt.explain(given.run, given.image, pairs(given.do), given.against)
+    explanation.save(given.out)
+    console.print(explanation.sentence(), highlight=False)
+    console.print(f"written: {given.out}", highlight=False)
+
+
+def intervene(given: argparse.Namespace) -> None:
+    """``vitrarium intervene``."""
+    from vitrarium.eval.interventions import POLICIES
+
+    policies = given.policy or ["random", "uncertainty"]
+    for policy in policies:
+        POLICIES.get(policy)
+    curves = vt.intervene(given.run, policies, given.trials, given.split, given.out)
+    rows = [row for curve in curves for row in curve.table()]
+    print_table(rows, ("policy", "budget", "accuracy", "low", "high"), "accuracy by number of corrected groups")
+    console.print(f"written: {Path(given.out or Path(given.run) / 'interventions')}", highlight=False)
+
+
+def evaluate(given: argparse.Namespace) -> None:
+    """``vitrarium evaluate``."""
+    for folder in given.runs:
+        evaluation = vt.evaluate(folder, given.split)
+        rows = [
+            {"category": r.category, "metric": r.metric, "value": r.value, "low": r.low, "high": r.high}
+            for r in evaluation.records
+            if r.scope == "all"
+        ]
+        print_table(rows, ("category", "metric", "value", "low", "high"), f"{folder} on {given.split}")
+        console.print(f"written: {Path(folder) / 'evaluation'}", highlight=False)
+
+
+def compare(given: argparse.Namespace) -> None:
+    """``vitrarium compare``."""
+    comparison = vt.compare(given.runs, examples=given.examples, title=given.title)
+    path = comparison.report(given.out)
+    print_comparison(comparison)
+    console.print(f"report: {path}", highlight=False)
+
+
+def experiment(given: argparse.Namespace) -> None:
+    """``vitrarium experiment``."""
+    comparison, path = vt.experiment(given.name, *given.overrides, out=given.out, folders=given.configs)
+    print_comparison(comparison)
+    console.print(f"report: {path}", highlight=False)
+
+
+def list_names(given: argparse.Namespace) -> None:
+    """``vitrarium list``."""
+    from vitrarium.listing import KINDS, about, names
+
+    if given.kind is None:
+        console.print("kinds: " + ", ".join(KINDS), highlight=False)
+        return
+    if given.show:
+        if given.kind != "backbones":
+            raise UserError("--show is for backbones", f"vitrarium list backbones --show {given.show}")
+        from vitrarium.models.backbones import describe_backbone
+
+        rows = [{"cut": c, "channels": d, "stride": s} for c, d, s in describe_backbone(given.show)]
+        print_table(rows, ("cut", "channels", "stride"), given.show)
+        return
+    found = names(given.kind, given.pattern)
+    if not found:
+        raise UserError(f"no {given.kind} match '{given.pattern}'", f"vitrarium list {given.kind}")
+    width = max(len(n) for n in found)
+    for name in found:
+        said = about(given.kind, name)
+        console.out(f"{name:<{width}}  {said}".rstrip(), highlight=False)
+
+
+def pairs(given: Iterable[str]) -> dict[str, str]:
+    """``["a=b"]`` as ``{"a": "b"}``; the name may itself hold an equals sign ("petal_colour=red=yes")."""
+    found = {}
+    for pair in given:
+        name, sign, value = pair.rpartition("=")
+        if not sign or not name:
+            raise UserError(f"'{pair}' is no correction", "write --do name=value")
+        found[name] = value
+    return found
+
+
+# Columns of the comparison that fit a terminal; the report has them all.
+SHORT = {
+    "model": "model",
+    "data": "data",
+    "seeds": "seeds",
+    "accuracy": "accuracy",
+    "concept_accuracy": "concepts",
+    "intervention_area": "area",
+    "accuracy_fully_corrected": "corrected",
+    "explanation_size": "size",
+    "training_minutes": "minutes",
+}
+
+
+def print_comparison(comparison: Any) -> None:
+    """The comparison's table at the terminal."""
+    rows = comparison.table()
+    present = [key for key in SHORT if rows and key in rows[0]]
+    shown = [{SHORT[key]: row[key] for key in present} for row in rows]
+    print_table(shown, [SHORT[key] for key in present], comparison.title or None)
+    console.print(
+        "concepts: mean accuracy over concept groups; area: mean accuracy while more and more groups are corrected; "
+        "corrected: accuracy with all of them corrected; size: units that make up 90 % of an explanation",
+        style="dim",
+        highlight=False,
+    )
+
+
+def print_table(rows: list[dict[str, Any]], columns: Iterable[str], title: str | None) -> None:
+    """A table; numbers to the right, NaN as a dash."""
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*[_cell(row.get(column)) for column in columns])
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None or value != value:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

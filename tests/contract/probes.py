@@ -1,0 +1,187 @@
+"""Six small members that stand for the hard cases which later families bring; when the real one moves in, its probe
+goes.
+
+They are registered like anybody's plugin, train through the ordinary recipe, resume, and take ``do``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from vitrarium.models.evidence.base import EVIDENCE, EvidenceLayer
+from vitrarium.models.readouts.base import READOUTS, Contributions, Readout
+from vitrarium.models.types import Evidence
+from vitrarium.models.units import UnitTable
+from vitrarium.train.distributed import shared_mean
+from vitrarium.train.events.base import EVENTS, Event
+from vitrarium.train.terms.base import TERMS, Term
+
+
+# 1. A whitened cut inside a residual block: evidence on a map in the middle, the rest of the network as readout.
+@EVIDENCE.register("probe_whitened")
+class Whitened(EvidenceLayer):
+    gives = frozenset({"vector", "maps", "carry"})
+    maps_average_to_activations = True
+
+    def __init__(self, channels):
+        super().__init__()
+        self.set_units(UnitTable.anonymous("axis", channels))
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("whiten", torch.eye(channels))
+
+    def forward(self, features):
+        flat = features.map.transpose(0, 1).flatten(1)
+        if self.training:
+            centred = flat - flat.mean(1, keepdim=True)
+            covariance = centred @ centred.T / flat.shape[1] + 1e-3 * torch.eye(len(flat)).to(flat)
+            with torch.no_grad():
+                values, vectors = torch.linalg.eigh(covariance.float())
+                self.mean.lerp_(flat.mean(1), 0.1)
+                self.whiten.lerp_((vectors * values.rsqrt()) @ vectors.T, 0.1)
+        maps = torch.einsum("ij,bjhw->bihw", self.whiten, features.map - self.mean[:, None, None])
+        carry = {f"carry{i}": t for i, t in enumerate(features.carry)}
+        pooled = maps.mean((2, 3))
+        return Evidence(pooled, pooled, maps=maps, context=carry)
+
+    def assemble(self, activations, evidence):
+        return activations
+
+
+@READOUTS.register("probe_network")
+class Network(Readout):
+    needs = frozenset({"vector", "maps", "carry"})
+
+    def __init__(self, layer, classes, backbone):
+        super().__init__()
+        self.tail, channels = backbone.tail()
+        self.head = nn.Linear(channels, classes)
+        self.units = len(layer.units)
+
+    def score(self, vector, evidence):
+        carry = [evidence.context[f"carry{i}"] for i in range(len(evidence.context))]
+        return self.head(self.tail(evidence.maps, *carry).mean((2, 3)))
+
+    def contributions(self, evidence, classes):
+        logit = self.score(evidence.vector, evidence).gather(1, classes[:, None])[:, 0]
+        return Contributions(logit.new_zeros(len(logit), self.units), logit, logit * 0, additive=False)
+
+
+# 2. Leaves that learn without gradients, after each step.
+@READOUTS.register("probe_leaves")
+class Leaves(Readout):
+    def __init__(self, layer, classes):
+        super().__init__()
+        self.route = nn.Linear(layer.vector_size, 4)
+        self.register_buffer("leaves", torch.full((4, classes), 1.0 / classes))
+        self.units = len(layer.units)
+
+    def score(self, vector, evidence):
+        return (self.route(vector).softmax(-1) @ self.leaves).clamp_min(1e-8).log()
+
+    def contributions(self, evidence, classes):
+        logit = self.score(evidence.vector, evidence).gather(1, classes[:, None])[:, 0]
+        return Contributions(logit.new_zeros(len(logit), self.units), logit, logit * 0, additive=False)
+
+
+@EVENTS.register("probe_update_leaves")
+class UpdateLeaves(Event):
+    default_when = "step"
+
+    def __init__(self):
+        self.updates = 0
+
+    @torch.no_grad()
+    def run(self, moment):
+        readout, batch = moment.model.readout, moment.batch
+        paths = readout.route(moment.model(batch.image).evidence.vector).softmax(-1)
+        share = paths.T @ functional.one_hot(batch.label, readout.leaves.shape[1]).float()
+        readout.leaves.lerp_(share / share.sum(1, keepdim=True).clamp_min(1e-8), 0.1)
+        self.updates += 1
+
+    def state_dict(self):
+        return {"updates": self.updates}
+
+    def load_state_dict(self, state):
+        self.updates = state["updates"]
+
+
+# 3. Sampled evidence whose units inform each other when one is set.
+@EVIDENCE.register("probe_gaussian")
+class Gaussian(EvidenceLayer):
+    needs = frozenset({"map", "concepts"})
+    gives = frozenset({"vector", "scores", "probabilities"})
+
+    def __init__(self, channels, concepts, samples: int = 8):
+        super().__init__()
+        self.head = nn.Linear(channels, len(concepts))
+        self.factor = nn.Parameter(torch.eye(len(concepts)))
+        self.register_buffer("noise", torch.randn(samples, 1, len(concepts)))
+        self.set_units(UnitTable.of_concepts(concepts))
+
+    def forward(self, features):
+        mean = self.head(features.map.mean((2, 3)))
+        evidence = Evidence(mean.sigmoid(), mean[None], scores=mean, probabilities=mean.sigmoid())
+        return replace(evidence, vector=self.assemble(evidence.activations, evidence))
+
+    def assemble(self, activations, evidence):
+        return (torch.logit(activations, 1e-4) + self.noise @ self.factor.T).sigmoid()
+
+    def intervene(self, evidence, do):
+        covariance = self.factor @ self.factor.T + 0.1 * torch.eye(len(self.factor)).to(self.factor)
+        known = do.mask.to(evidence.scores)
+        wanted = torch.logit(do.values.to(evidence.scores), 0.05) * known
+        inside = known[:, :, None] * covariance * known[:, None, :] + torch.diag_embed(1 - known)
+        gain = torch.linalg.solve(inside, ((wanted - evidence.scores) * known)[..., None])[..., 0]
+        scores = evidence.scores + (gain * known) @ covariance
+        activations = do.apply(scores.sigmoid())
+        return replace(evidence, activations=activations, vector=self.assemble(activations, evidence))
+
+
+# 4. Two views of each image that must agree.
+@TERMS.register("probe_agree")
+class Agree(Term):
+    needs = frozenset({"views"})
+
+    def forward(self, step):
+        difference = step.output.evidence.vector - step.views[0].evidence.vector
+        return shared_mean(difference.square().sum(), torch.tensor(float(difference.numel())))
+
+
+# 5. Units with a certified radius.
+@EVIDENCE.register("probe_certified")
+class Certified(EvidenceLayer):
+    def __init__(self, channels, centres: int = 4):
+        super().__init__()
+        self.centres = nn.Parameter(torch.randn(centres, channels))
+        self.set_units(UnitTable.anonymous("centre", centres))
+
+    def forward(self, features):
+        distance = torch.cdist(features.map.mean((2, 3)), self.centres)
+        return Evidence(-distance, -distance)
+
+    def assemble(self, activations, evidence):
+        return activations
+
+    def certify(self, evidence, bound):
+        # |a - b| of two distances changes by at most 2 x the feature's move: half the gap to the runner-up is safe.
+        top = evidence.activations.topk(2).values
+        return ((top[:, :1] - top[:, 1:]) / (2 * bound)).expand_as(evidence.activations)
+
+
+# 6. A term with running state that needs the gradient of a gradient.
+@TERMS.register("probe_flat")
+class Flat(Term):
+    needs = frozenset({"input_gradient"})
+
+    def __init__(self, source):
+        super().__init__(source)
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, step):
+        norm = step.input_gradient().flatten(1).norm(dim=1)
+        self.scale.lerp_(norm.mean().detach(), 0.1)
+        return shared_mean((norm / self.scale).sum(), torch.tensor(float(len(norm))))
