@@ -11,9 +11,13 @@ from typing import NoReturn
 from vitrarium.configs.errors import Interrupted, UserError, closest
 
 EXAMPLES = """examples:
-  vitrarium list presets vitrarium train model=cbm data=flowers -o runs/cbm vitrarium predict runs/cbm image.jpg --do
-  petal_colour=red vitrarium explain runs/cbm image.jpg -o why.html vitrarium evaluate runs/cbm vitrarium compare
-  runs/cbm runs/blackbox -o report/ vitrarium experiment quick
+  vitrarium list presets
+  vitrarium train model=cbm data=flowers -o runs/cbm
+  vitrarium predict runs/cbm image.jpg --do petal_colour=red
+  vitrarium explain runs/cbm image.jpg -o why.html
+  vitrarium evaluate runs/cbm
+  vitrarium compare runs/cbm runs/blackbox -o report/
+  vitrarium experiment quick
 
 exit status: 0 done, 2 something to mend in what was given, 1 a mistake of ours, 130 interrupted (state saved)"""
 

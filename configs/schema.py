@@ -65,8 +65,8 @@ class StageConfig:
 
     Attributes:
         epochs: passes over the training split; 0 = events only.
-        learn: learning-rate factor by part (backbone, evidence, readout, auxiliary names); parts not named are frozen: out
-            of the optimiser, their normalisation in evaluation mode. Empty = all parts, each with factor 1.
+        learn: learning-rate factor by part (backbone, evidence, readout, auxiliary names); parts not named are frozen:
+            out of the optimiser, their normalisation in evaluation mode. Empty = all parts, each with factor 1.
         terms: names of the loss terms of this stage (keys of ``loss``).
         views: how many appearances of each image.
         do: interventions during training.
