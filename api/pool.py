@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from vitrarium.configs.errors import Interrupted, UserError
-from vitrarium.runs import read_progress
+from vitrarium.runs import differences, read_config, read_progress
 
 if TYPE_CHECKING:
     from vitrarium.experiments import Planned
@@ -31,9 +32,9 @@ def run_all(plan: Sequence[Planned], workers: int, folders: Sequence[str | Path]
     """
     workers = max(1, min(workers, os.cpu_count() or 1))
     waiting = [p for p in plan if not is_done(p.folder)]
-    done = len(plan) - len(waiting)
-    if done:
-        console.print(f"{done} of {len(plan)} runs are finished and kept")
+    refuse_changed(plan)
+    if len(waiting) < len(plan):
+        console.print(f"{len(plan) - len(waiting)} of {len(plan)} runs are finished and kept")
     running: dict[Path, tuple[subprocess.Popen[bytes], float]] = {}
     failed: dict[Path, str] = {}
     try:
@@ -46,14 +47,26 @@ def run_all(plan: Sequence[Planned], workers: int, folders: Sequence[str | Path]
                 planned = ready.pop(0)
                 waiting.remove(planned)
                 running[planned.folder] = (_start(planned, workers, folders), time.monotonic())
-                console.print(f"{done + len(running):>3}/{len(plan)} {planned.folder}")
-            done += _collect(running, failed, block=True)
+                console.print(f"{len(plan) - len(waiting):>3}/{len(plan)} {planned.folder}")
+            _collect(running, failed)
     except KeyboardInterrupt as error:
         _stop(running)
         raise Interrupted("the experiment was stopped; call it again to go on") from error
     if failed:
         said = "; ".join(f"{folder}: {why}" for folder, why in failed.items())
         raise UserError(f"{len(failed)} of {len(plan)} runs failed: {said}", "each folder holds its log.txt")
+
+
+def refuse_changed(plan: Sequence[Planned]) -> None:
+    """Refuse folders whose runs were begun with another configuration, before anything is trained."""
+    for planned in plan:
+        if (planned.folder / "config.yaml").is_file():
+            changed = differences(read_config(planned.folder), planned.config)
+            if changed:
+                raise UserError(
+                    f"'{planned.folder}' holds a run with another configuration ({', '.join(changed[:5])})",
+                    "choose another folder with -o, or remove that run",
+                )
 
 
 def is_done(folder: Path) -> bool:
@@ -73,31 +86,23 @@ def _start(planned: Planned, workers: int, folders: Sequence[str | Path]) -> sub
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment, start_new_session=True)
 
 
-def _collect(running: dict[Path, tuple[subprocess.Popen[bytes], float]], failed: dict[Path, str], block: bool) -> int:
-    """Wait for one run to end and file it; returns how many ended well."""
-    ended = [folder for folder, (process, _) in running.items() if process.poll() is not None]
-    if not ended and block and running:
-        next(iter(running.values()))[0].poll()
-        try:
-            next(iter(running.values()))[0].wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
-            return 0
-        ended = [folder for folder, (process, _) in running.items() if process.poll() is not None]
-    well = 0
-    for folder in ended:
+def _collect(running: dict[Path, tuple[subprocess.Popen[bytes], float]], failed: dict[Path, str]) -> None:
+    """Wait a moment for the oldest run, then file all that have ended."""
+    oldest = next(iter(running.values()), None)
+    if oldest is not None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            oldest[0].wait(timeout=0.5)
+    for folder in [f for f, (process, _) in running.items() if process.poll() is not None]:
         process, began = running.pop(folder)
         log = folder.with_name(folder.name + ".log")
         if process.returncode == 0:
-            well += 1
             console.print(f"    {folder.name} done in {time.monotonic() - began:.0f} s")
-            log.replace(folder / "log.txt")
         else:
             lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
             failed[folder] = lines[-1] if lines else f"exit status {process.returncode}"
-            if folder.is_dir():
-                log.replace(folder / "log.txt")
             console.print(f"    {folder.name} failed: {failed[folder]}")
-    return well
+        if folder.is_dir():
+            log.replace(folder / "log.txt")
 
 
 def _stop(running: dict[Path, tuple[subprocess.Popen[bytes], float]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,4 +179,11 @@ def build_data(config: Mapping[str, Any], source: DataSource, batch_size: int | 
         seed=config["seed"],
         cache_folder=cache["folder"],
         cache_limit_gb=cache["limit_gb"],
+        progress=_tell if sys.stderr.isatty() else None,
     )
+
+
+def _tell(split: str, done: int, count: int) -> None:
+    """One line that counts decoded images while a cache is built."""
+    sys.stderr.write(f"\rdecoding {split} {done}/{count}" + ("\n" if done == count else ""))
+    sys.stderr.flush()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ def train_run(config: dict[str, Any], folder: Path, resume: bool) -> Run:
     data = build_data(config, source)
     # Everything that can be refused is refused before the folder exists.
     recipe = Recipe(model, source, data, config, folder)
-    if first_process():
-        _prepare(config, folder)
-    result = recipe.run(resume)
+    with contextlib.ExitStack() as stack:
+        if first_process():
+            stack.enter_context(locked(folder))
+            _prepare(config, folder)
+        result = recipe.run(resume)
     if first_process():
         facts = {"data": source.name, "fingerprint": source.fingerprint, "seed": config["seed"]}
         save_model(model, folder / "model", write_card(config, source, model, result.seconds), facts)
@@ -82,9 +85,31 @@ def start_from(model: TransparentClassifier, folder: Path) -> list[str]:
     return sorted(taken)
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from training in the same folder; the lock goes with the process, however it ends.
+
+    Raises:
+        UserError: another process is training there.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: nothing to lock with
+        yield
+        return
+    with _create(folder).joinpath("training.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"another process is training in '{folder}'", "wait for it, stop it, or choose another folder with -o"
+            ) from error
+        yield
+
+
 def _already_finished(config: Mapping[str, Any], folder: Path, resume: bool) -> bool:
     """Whether the folder holds this run, finished; refuses folders that must not be touched."""
-    if not folder.exists() or not (folder.is_dir() and any(folder.iterdir())):
+    if not folder.is_dir() or all(path.suffix in (".lock", ".part") for path in folder.iterdir()):
         return False
     if not first_process():
         return bool(read_progress(folder).get("finished"))
@@ -101,10 +126,18 @@ def _already_finished(config: Mapping[str, Any], folder: Path, resume: bool) -> 
     return bool(read_progress(folder).get("finished"))
 
 
+def _create(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.joinpath("training.lock").touch()
+    except OSError as error:
+        raise UserError(f"'{folder}' cannot be written: {error}", "choose a folder you may write to with -o") from error
+    return folder
+
+
 def _prepare(config: Mapping[str, Any], folder: Path) -> None:
     """Write what is known before training."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         beside = folder / "config.yaml.part"
         beside.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
         beside.replace(folder / "config.yaml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -67,7 +68,8 @@ def intervene(given: argparse.Namespace) -> None:
     policies = given.policy or ["random", "uncertainty"]
     for policy in policies:
         POLICIES.get(policy)
-    curves = vt.intervene(given.run, policies, given.trials, given.split, given.out)
+    with working(f"correcting {given.run}"):
+        curves = vt.intervene(given.run, policies, given.trials, given.split, given.out)
     rows = [row for curve in curves for row in curve.table()]
     print_table(rows, ("policy", "budget", "accuracy", "low", "high"), "accuracy by number of corrected groups")
     console.print(f"written: {Path(given.out or Path(given.run) / 'interventions')}", highlight=False)
@@ -76,7 +78,8 @@ def intervene(given: argparse.Namespace) -> None:
 def evaluate(given: argparse.Namespace) -> None:
     """``vitrarium evaluate``."""
     for folder in given.runs:
-        evaluation = vt.evaluate(folder, given.split)
+        with working(f"measuring {folder}"):
+            evaluation = vt.evaluate(folder, given.split)
         rows = [
             {"category": r.category, "metric": r.metric, "value": r.value, "low": r.low, "high": r.high}
             for r in evaluation.records
@@ -88,8 +91,9 @@ def evaluate(given: argparse.Namespace) -> None:
 
 def compare(given: argparse.Namespace) -> None:
     """``vitrarium compare``."""
-    comparison = vt.compare(given.runs, examples=given.examples, title=given.title)
-    path = comparison.report(given.out)
+    with working("comparing"):
+        comparison = vt.compare(given.runs, examples=given.examples, title=given.title)
+        path = comparison.report(given.out)
     print_comparison(comparison)
     console.print(f"report: {path}", highlight=False)
 
@@ -123,6 +127,12 @@ def list_names(given: argparse.Namespace) -> None:
     for name in found:
         said = about(given.kind, name)
         console.out(f"{name:<{width}}  {said}".rstrip(), highlight=False)
+
+
+def working(what: str) -> contextlib.AbstractContextManager[Any]:
+    """A spinner on a terminal, nothing elsewhere."""
+    errors = Console(stderr=True)
+    return errors.status(what) if errors.is_terminal else contextlib.nullcontext()
 
 
 def pairs(given: Iterable[str]) -> dict[str, str]:

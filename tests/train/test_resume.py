@@ -210,3 +210,11 @@ def test_a_checkpoint_that_would_execute_code_is_refused(tiny, tmp_path):
     with pytest.raises(vt.UserError, match="no checkpoint of Vitrarium"):
         vt.fit("model=blackbox", *tiny, out=tmp_path / "run", resume=True)
     assert not (tmp_path / "executed").exists()
+
+
+def test_two_processes_do_not_train_in_one_folder(tiny, tmp_path):
+    from vitrarium.training import locked
+
+    with locked(tmp_path / "run"), pytest.raises(vt.UserError, match="another process is training"):
+        vt.fit("model=blackbox", *tiny, out=tmp_path / "run", resume=True)
+    vt.fit("model=blackbox", *tiny, out=tmp_path / "run", resume=True)
