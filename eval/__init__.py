@@ -1,0 +1,1 @@
+"""Measurement: interventions, explanations, metrics, comparison."""

@@ -81,6 +81,11 @@ class Recipe:
         """
         snapshot = Snapshot.load(self.checkpoint) if resume and self.checkpoint.exists() else None
         seconds, images = (snapshot.seconds, snapshot.images) if snapshot else (0.0, 0)
+        if snapshot is None and first_process():
+            # Whatever an earlier session logged before its first save is done again.
+            (self.folder / "metrics.csv").unlink(missing_ok=True)
+        elif snapshot is not None and snapshot.stage >= len(self.stages):
+            self._restore(snapshot, [])
         with self.interruption.listening(), quiet():
             for number, name in enumerate(self.stages):
                 if snapshot is not None and number < snapshot.stage:
@@ -95,7 +100,7 @@ class Recipe:
         """One stage: start events, epochs, best weights, end events, and a snapshot at its border."""
         stage, began = self.stages[name], time.monotonic()
         if snapshot is not None:
-            self._restore(snapshot, name)
+            self._restore(snapshot, self.events[name])
             rewind(self.folder / "metrics.csv", name, list(self.stages)[:number], snapshot.epoch)
         fresh = snapshot is None or (snapshot.epoch == 0 and snapshot.batch == 0 and not snapshot.done)
         if fresh:
@@ -203,7 +208,7 @@ class Recipe:
                 images=images,
             ).save(self.checkpoint)
 
-    def _restore(self, snapshot: Snapshot, name: str) -> None:
+    def _restore(self, snapshot: Snapshot, events: list[Schedule]) -> None:
         """Model, terms and events as they were."""
         try:
             self.model.load_state_dict(snapshot.model)
@@ -212,9 +217,9 @@ class Recipe:
                 f"'{self.checkpoint}' is the checkpoint of another model: {str(error).splitlines()[-1].strip()}",
                 "resume with the configuration that began the run, or choose another run folder",
             ) from error
-        if snapshot.epoch == 0 and snapshot.batch == 0:
-            self.terms.load_state_dict(snapshot.terms)
-        for schedule in self.events[name]:
+        # Inside a stage a snapshot holds the terms of that stage, at a border all of them.
+        self.terms.load_state_dict(snapshot.terms, strict=False)
+        for schedule in events:
             if schedule.label in snapshot.events:
                 schedule.event.load_state_dict(snapshot.events[schedule.label])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from vitrarium.eval.explanations import words
 from vitrarium.eval.explanations.reasons import Entry, Explanation
@@ -84,7 +85,11 @@ class Chart:
             self._words(sheet, entry, start + self.row * (place + 0.5))
             soft, side = entry.reason is None, 1 if value >= 0 else -1
             axes.barh(place, value, height=0.6, color=FOR if value > 0 else AGAINST, alpha=0.4 if soft else 1.0)
-            style = {"va": "center", "ha": "left" if value >= 0 else "right", "color": SOFT if soft else INK}
+            style: dict[str, Any] = {
+                "va": "center",
+                "ha": "left" if value >= 0 else "right",
+                "color": SOFT if soft else INK,
+            }
             axes.text(value + 0.025 * side * reach, place, words.signed(value), size=self.size - 1, **style)
 
     def _words(self, sheet: Sheet, entry: Entry, y: float) -> None:

@@ -98,10 +98,12 @@ def from_dict(data: Mapping[str, Any]) -> Explanation:
         return Share(float(of["label"]), float(of["rival"]))
 
     before = data["before"]
+    plain = {k: data[k] for k in ("label", "rival", "asked", "additive", "kind", "named", "has_remainder", "top")}
+    shares: dict[str, Any] = {k: share(data[k]) for k in ("logit", "remainder", "bias", "unexplained")}
     return Explanation(
-        **{k: data[k] for k in ("label", "rival", "asked", "additive", "kind", "named", "has_remainder", "top")},
+        **plain,
+        **shares,
         probabilities=dict(data["probabilities"]),
-        **{k: share(data[k]) for k in ("logit", "remainder", "bias", "unexplained")},
         reasons=[
             Reason(
                 **{k: r[k] for k in ("name", "value", "probability", "corrected")},

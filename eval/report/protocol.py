@@ -34,7 +34,8 @@ def _listed(items: Any) -> str:
 
 def _classes(runs: Sequence[RunResults]) -> str:
     """Names of the classes, by data set where there are several."""
-    said = {run.data: run.model.get("class_names") for run in runs if run.model.get("class_names")}
+    said: dict[str, list[str]] = {run.data: run.model.get("class_names", []) for run in runs}
+    said = {data: names for data, names in said.items() if names}
     texts = {
         data: f"{len(names)}: {', '.join(names[:12])}{' ...' if len(names) > 12 else ''}"
         for data, names in said.items()

@@ -120,6 +120,21 @@ def test_killed_twice_with_rare_saves(preset, undisturbed, tiny, tmp_path):
     same(weights(tmp_path / "run"), undisturbed)
 
 
+def test_killed_while_the_model_is_written(preset, undisturbed, tiny, tmp_path, monkeypatch):
+    """Training is over, the model folder is not there yet."""
+    from vitrarium import training
+
+    def die(*args, **kwargs):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save_model", die)
+        with pytest.raises(Killed):
+            vt.fit(preset, *tiny, out=tmp_path / "run")
+    vt.fit(preset, *tiny, out=tmp_path / "run", resume=True)
+    same(weights(tmp_path / "run"), undisturbed)
+
+
 def test_accumulation_resumes_at_a_step(preset, tiny, tmp_path):
     settings = [preset, *tiny, "train.accumulate=2", "train.save_seconds=0"]
     COUNTDOWN["left"] = None

@@ -19,8 +19,8 @@ class FitReadout(Event):
 
     The evidence is that of the clean training split under the stage's training intervention: with ``do: {kind: truth}``
     the readout is fitted to true concepts (independent bottleneck), without one to predicted concepts (sequential). The
-    largest validation accuracy wins; among equals the strongest regularisation, because a readout that leans less on
-    fine differences between probabilities is easier to correct.
+    strength with the smallest validation log-loss wins. Accuracy would be too coarse: on a thousand images strengths
+    that differ a thousandfold often tie, and yet behave quite differently once concepts are corrected.
 
     Args:
         strengths: candidates for C, the inverse strength of the L2 penalty.
@@ -48,11 +48,15 @@ class FitReadout(Event):
         best: tuple[float, Any] | None = None
         for strength in self.strengths:
             fitted = self._fit(*train, strength)
-            accuracy = float((fitted.predict(val[0]) == val[1]).mean())
-            self.report[f"{strength:g}"] = accuracy
-            moment.log(f"fit_readout/val_accuracy@{strength:g}", accuracy)
-            if best is None or accuracy > best[0]:
-                best = (accuracy, fitted)
+            loss = _log_loss(fitted, *val)
+            self.report[f"{strength:g}"] = {
+                "log_loss": loss,
+                "accuracy": float((fitted.predict(val[0]) == val[1]).mean()),
+            }
+            for name, value in self.report[f"{strength:g}"].items():
+                moment.log(f"fit_readout/val_{name}@{strength:g}", value)
+            if best is None or loss < best[0]:
+                best = (loss, fitted)
         assert best is not None
         weight, bias = _all_classes(best[1], linear.out_features)
         with torch.no_grad():
@@ -85,6 +89,14 @@ class FitReadout(Event):
             labels.append(batch.label.cpu())
         model.train(training)
         return torch.cat(vectors).numpy(), torch.cat(labels).numpy()
+
+
+def _log_loss(fitted: Any, vectors: np.ndarray, labels: np.ndarray) -> float:
+    """Mean -log probability of the true class; a class that training never saw has the least positive probability."""
+    place = {label: column for column, label in enumerate(fitted.classes_)}
+    columns = np.array([place.get(label, -1) for label in labels])
+    chosen = np.where(columns >= 0, fitted.predict_proba(vectors)[np.arange(len(labels)), columns], 0.0)
+    return float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).mean())
 
 
 def _all_classes(fitted: Any, classes: int) -> tuple[np.ndarray, np.ndarray]:
