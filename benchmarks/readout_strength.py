@@ -38,7 +38,7 @@ def main() -> None:
         event.run(moment)
         collected = collect(model, data.loader("test"))
         plain = float((collected.logits.argmax(1) == collected.labels).float().mean())
-        weight = float(torch.linalg.vector_norm(model.readout.linear.weight))
+        weight = float(torch.linalg.vector_norm(model.readout.linear.weight.detach()))
         records.append(
             {
                 "name": f"C={strength:g}",

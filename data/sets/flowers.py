@@ -11,7 +11,6 @@ import numpy as np
 
 from vitrarium.configs.errors import UserError, closest
 from vitrarium.data.batch import Sample
-from vitrarium.data.concepts import ConceptSet
 from vitrarium.data.sets import flowers_annotation as annotation
 from vitrarium.data.sets.flowers_drawing import draw_flower
 from vitrarium.data.sets.flowers_marks import NEUTRAL, stamp
@@ -36,7 +35,7 @@ _LABELS, _LOOKS, _NOTES, _MARKS, _SCENE = range(5)
 
 @dataclass(frozen=True)
 class FlowerOptions:
-    """All that decides a set of flowers; the meaning of each is told at :func:`flowers`."""
+    """All that decides a set of flowers, as told at :func:`flowers`."""
 
     size: int = 64
     seed: int = 0
@@ -287,12 +286,11 @@ def flowers(
         shortcut, shortcut_test, difficulty,
     )  # fmt: skip
     table = _class_table(options) if class_level else None
-    concepts: ConceptSet = concept_set(per_class=class_level)
     return DataSource(
         name="flowers",
         splits={name: _split(name, options, table) for name in SPLITS},
         class_names=tuple(kind.name for kind in species(classes)),
-        concepts=concepts,
+        concepts=concept_set(per_class=class_level),
         gives=frozenset({"concepts", "human_map", "part_masks", "keypoints"}),
         size=size,
         fingerprint=options.fingerprint,

@@ -3,7 +3,7 @@
 Comments directly above a fenced block change what is done with it:
 
 - ``<!-- not run: reason -->``: only checked for syntax and names;
-- ``<!-- file: name -->``: written to a file of that name in the page's folder; test functions of a ``test_*.py`` are called;
+- ``<!-- file: name -->``: written to that file where the page works; the tests of a ``test_*.py`` are called;
 - ``<!-- prints -->``: what the block before it printed.
 """
 
@@ -71,14 +71,22 @@ def code_of(block: Block, page: Path) -> object:
 
 @pytest.fixture
 def workshop(tmp_path, monkeypatch):
-    """An empty folder to work in, whose modules can be imported and are forgotten afterwards."""
+    """An empty folder to work in; modules written there can be imported, and what they register is forgotten again."""
+    from vitrarium.models.evidence.base import EVIDENCE
+    from vitrarium.train.events.base import EVENTS
+    from vitrarium.train.terms.base import TERMS
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    before = set(sys.modules)
+    modules, registries = set(sys.modules), (EVIDENCE, EVENTS, TERMS)
+    names = [set(registry.list()) for registry in registries]
     yield tmp_path
-    for name in set(sys.modules) - before:
+    for name in set(sys.modules) - modules:
         if str(getattr(sys.modules[name], "__file__", "") or "").startswith(str(tmp_path)):
             del sys.modules[name]
+    for registry, known in zip(registries, names, strict=True):
+        for name in set(registry.list()) - known:
+            del registry._entries[name]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -186,7 +194,7 @@ def rows_of(page: Path, heading: str) -> list[tuple[str, str]]:
 
 
 def default_of(key: str, config: dict) -> object:
-    """What a key is when nobody sets it: from the composed configuration, or the signature of the part it belongs to."""
+    """What a key is when nobody sets it: as composed, or as in the signature of the part it belongs to."""
     here: object = config
     for step in key.split("."):
         if not isinstance(here, dict) or step not in here:
@@ -239,6 +247,21 @@ def test_the_options_of_own_data_are_those_of_the_code():
     check_defaults(page, "### Options", "data=folder", "data.root=leaves")
     named = {key.removeprefix("data.") for key, _ in rows_of(page, "### Options")}
     assert named == set(inspect.signature(DATASETS.get("folder")).parameters)
+
+
+@pytest.mark.parametrize(
+    ("page", "heading", "preset"),
+    [
+        ("baselines", "## Options", "multitask"),
+        ("concept_bottlenecks", "### Options of every preset", "cbm"),
+        ("concept_bottlenecks", "### Options of cbm_hard", "cbm_hard"),
+        ("concept_bottlenecks", "### Options of cbm_logit", "cbm_logit"),
+        ("concept_bottlenecks", "### Options of cbm_sequential and cbm_independent", "cbm_sequential"),
+        ("concept_bottlenecks", "### Options of cbm_sequential and cbm_independent", "cbm_independent"),
+    ],
+)
+def test_the_options_of_families_are_those_of_the_code(page, heading, preset):
+    check_defaults(DOCS / "families" / f"{page}.md", f"\n{heading}\n", f"model={preset}")
 
 
 # Messages about bad data.
@@ -322,9 +345,6 @@ MISTAKES: list[Callable[[Path], object]] = [
 def test_messages_about_own_data_are_those_of_the_code(leaves, tmp_path, monkeypatch):
     import shutil
 
-    from vitrarium.training import build_model
-    from vitrarium.runs import build_source_of
-
     text = (DOCS / "bring_your_own_data.md").read_text(encoding="utf-8")
     table = text.split("<!-- messages -->")[1].split("<!-- /messages -->")[0]
     written = re.findall(r"^\| `(.*?)` \|", table, flags=re.M)
@@ -335,13 +355,21 @@ def test_messages_about_own_data_are_those_of_the_code(leaves, tmp_path, monkeyp
         spoil(place / "leaves")
         monkeypatch.chdir(place)
         with pytest.raises(vt.UserError) as refused:
-            config = to_plain(compose(["model=cbm", "data=folder", "data.root=leaves", "data.size=32"]))
-            source = build_source_of(config)
-            for split in source.splits.values():
-                for index in range(len(split)):
-                    split.sample(index)
-            build_model(config, source)
+            read_all()
         assert message in str(refused.value).replace(f"{place}/", "")
+
+
+def read_all() -> None:
+    """What training reads and builds before its first step, from the folder ``leaves``."""
+    from vitrarium.runs import build_source_of
+    from vitrarium.training import build_model
+
+    config = to_plain(compose(["model=cbm", "data=folder", "data.root=leaves", "data.size=32"]))
+    source = build_source_of(config)
+    for split in source.splits.values():
+        for index in range(len(split)):
+            split.sample(index)
+    build_model(config, source)
 
 
 # Examples.
