@@ -107,9 +107,6 @@ def main(out: Path) -> None:
     before, after = model.predict(flower), model.predict(flower, do={"channel_3": "yes"})
     print(f"channel_3: {before.units['channel_3']:.2f} seen, {after.units['channel_3']:.2f} set")
     print(f"{before.label} {before.probability:.1%} -> {after.label} {after.probability:.1%}")
-    evaluation = vt.evaluate(run)
-    print(f"test accuracy {evaluation.value('accuracy'):.2f}")
-    print(f"{evaluation.value('explanation_size'):.0f} channels make up 90 % of a decision")
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ def drop_unused(network: nn.Module, run: Callable[[Any, Tensor], T], pixels: Ten
         setattr(network, name, nn.Identity())
 
 
-def _features(network: Any, pixels: Tensor) -> tuple[object, list[Tensor]]:
+def _features(network: Any, pixels: Tensor) -> tuple[Any, list[Tensor]]:
     """The final value as the model gives it, and the maps (B, D, h, w) of its feature list."""
     final, maps = network.forward_intermediates(pixels, output_fmt="NCHW")
     return final, maps
