@@ -111,6 +111,9 @@ def fit(
     folder = Path(out) if out is not None else default_folder(settled)
     if resume and not overrides and config is None and (folder / "config.yaml").is_file():
         settled = read_config(folder)
+    if settled["data"].get("root"):
+        # The run must find its data from wherever it is evaluated.
+        settled["data"]["root"] = str(Path(settled["data"]["root"]).expanduser().resolve())
     from vitrarium.training import train_run
 
     return train_run(settled, folder, resume)

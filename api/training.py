@@ -33,8 +33,10 @@ def train_run(config: dict[str, Any], folder: Path, resume: bool) -> Run:
     source = build_source_of(config)
     model = build_model(config, source)
     data = build_data(config, source)
-    # Everything that can be refused is refused before the folder exists.
+    # Everything that can be refused is refused before the folder exists: damaged images too, which are decoded here.
     recipe = Recipe(model, source, data, config, folder)
+    for split in ("train", "val"):
+        data.split(split)
     with contextlib.ExitStack() as stack:
         if first_process():
             stack.enter_context(locked(folder))

@@ -81,12 +81,18 @@ def evaluate(given: argparse.Namespace) -> None:
         with working(f"measuring {folder}"):
             evaluation = vt.evaluate(folder, given.split)
         rows = [
-            {"category": r.category, "metric": r.metric, "value": r.value, "low": r.low, "high": r.high}
+            {"category": r.category, "metric": _named(r), "value": r.value, "low": r.low, "high": r.high}
             for r in evaluation.records
             if r.scope == "all"
         ]
         print_table(rows, ("category", "metric", "value", "low", "high"), f"{folder} on {given.split}")
         console.print(f"written: {Path(folder) / 'evaluation'}", highlight=False)
+
+
+def _named(record: Any) -> str:
+    """The metric, with its policy where it has one."""
+    policy = record.choices.get("policy")
+    return f"{record.metric} ({policy})" if policy else str(record.metric)
 
 
 def compare(given: argparse.Namespace) -> None:

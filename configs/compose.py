@@ -204,7 +204,8 @@ def _check_path(schema: type, config: Any, key: str) -> None:
         if isinstance(config, DictConfig):
             kind = OmegaConf.get_type(config)
             structured = isinstance(kind, type) and is_dataclass(kind)
-            if step not in config and (structured or key.startswith("recipe.")):
+            # Stages must be there already; below their events, as below other free mappings, the registries check.
+            if step not in config and (structured or done == ["recipe"]):
                 raise UserError(f"unknown key '{'.'.join([*done, step])}'", closest(step, [str(k) for k in config]))
             config = OmegaConf.select(config, step) if step in config else None
         done.append(step)

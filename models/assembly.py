@@ -49,6 +49,14 @@ def build(
             "concepts": concepts,
             "classes": len(class_names),
         }
+        refuse_missing_concepts(spec["evidence"], concepts)
         layer = EVIDENCE.build(spec["evidence"], **offered)
         readout = READOUTS.build(spec["readout"], layer=layer, **offered)
     return TransparentClassifier(backbone, layer, readout, tuple(class_names), concepts, preprocessing, spec)
+
+
+def refuse_missing_concepts(spec: Mapping[str, Any] | str, concepts: ConceptSet | None) -> None:
+    """Refuse an evidence layer that needs concepts for data that has none, before it is built."""
+    name, _ = EVIDENCE.check(spec, ("backbone", "channels", "concepts", "classes"))
+    if "concepts" in getattr(EVIDENCE.get(name), "needs", ()) and (concepts is None or len(concepts) == 0):
+        raise UserError(f"evidence '{name}' needs a data set with concepts", "choose a data set that has them")

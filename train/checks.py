@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -11,6 +11,7 @@ from vitrarium.configs.errors import UserError, closest
 from vitrarium.data.source import DataSource
 from vitrarium.eval.metrics import validation_metrics
 from vitrarium.models.classifier import TransparentClassifier
+from vitrarium.train.events.base import Schedule
 from vitrarium.train.interventions import TrainingDo
 from vitrarium.train.task import learnt_parts
 
@@ -23,6 +24,7 @@ def check_recipe(
     source: DataSource,
     stages: Mapping[str, Mapping[str, Any]],
     terms: nn.ModuleDict,
+    events: Mapping[str, Sequence[Schedule]],
 ) -> None:
     """Refuse unknown terms and parts, terms without what they need, and interventions without truth.
 
@@ -31,6 +33,7 @@ def check_recipe(
     """
     if not stages:
         raise UserError("the recipe has no stages", "choose a preset: vitrarium list presets")
+    calibrated = False
     for name, stage in stages.items():
         if stage["epochs"] < 0:
             raise UserError(f"stage '{name}' has {stage['epochs']} epochs", "give 0 (events only) or more")
@@ -48,11 +51,21 @@ def check_recipe(
         for metric in stage["select"]:
             if metric not in measured:
                 raise UserError(f"stage '{name}' cannot select by '{metric}'", closest(metric, measured))
-        do = TrainingDo.of(stage["do"])
-        if do.kind != "none":
-            model.evidence.units.require(truth="concept")
-            if "concepts" not in source.gives:
-                raise UserError(f"stage '{name}' corrects concepts, and '{source.name}' has none", "set do.kind=none")
+        for schedule in events[name]:
+            schedule.event.check(model)
+        _check_do(name, TrainingDo.of(stage["do"]), model, source, calibrated)
+        calibrated |= any(schedule.event.calibrates for schedule in events[name])
+
+
+def _check_do(stage: str, do: TrainingDo, model: TransparentClassifier, source: DataSource, calibrated: bool) -> None:
+    """Interventions need units with a concept as truth, data that has it, and values that stand for it."""
+    if do.kind == "none":
+        return
+    model.evidence.units.require(truth="concept")
+    if "concepts" not in source.gives:
+        raise UserError(f"stage '{stage}' corrects concepts, and '{source.name}' has none", "set do.kind=none")
+    if not calibrated:
+        model.evidence.units.require_values()
 
 
 def _check_needs(

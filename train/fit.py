@@ -70,7 +70,7 @@ class Recipe:
         self.events = {name: build_events(stage["events"]) for name, stage in self.stages.items()}
         self.interruption = Interruption()
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
-        check_recipe(model, source, self.stages, self.terms)
+        check_recipe(model, source, self.stages, self.terms, self.events)
 
     def run(self, resume: bool = False) -> Result:
         """Train all stages; with ``resume`` go on where the last session stopped.

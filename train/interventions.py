@@ -39,12 +39,6 @@ class TrainingDo:
         """From the stage's ``do``."""
         return TrainingDo(config["kind"], config["probability"], config["per"])
 
-    def check(self, model: TransparentClassifier) -> None:
-        """Refuse units that have no concept as truth, or whose values are not known."""
-        if self.kind != "none":
-            model.evidence.units.require(truth="concept")
-            model.evidence.units.require_values()
-
     def __call__(
         self, model: TransparentClassifier, batch: Batch, generator: torch.Generator | None = None
     ) -> Intervention | None:

@@ -15,7 +15,11 @@ from vitrarium.data.source import SPLITS
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 
-SPLIT_WORDS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 _JUNK = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})
 
@@ -47,7 +51,7 @@ def read_layout(root: Path) -> Layout:
             that is no image, a link out of the folder.
     """
     tops = [folder for folder in _folders(root, root) if folder.name != "maps"]
-    given = {folder: SPLIT_WORDS[folder.name] for folder in tops if folder.name in SPLIT_WORDS}
+    given = {folder: SPLIT_WORDS[folder.name.lower()] for folder in tops if folder.name.lower() in SPLIT_WORDS}
     if "train" not in given.values():
         return _layout(root, {None: tops})
     others = [folder.name for folder in tops if folder not in given]

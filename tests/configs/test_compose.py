@@ -29,6 +29,15 @@ def test_a_stage_can_be_overridden_by_name():
     assert config["recipe"]["joint"]["do"]["kind"] == "random"
 
 
+def test_an_event_can_be_set_and_added_by_name():
+    settings = ["model=cbm_sequential", "recipe.readout.events.fit_readout.strengths=[0.1]"]
+    config = to_plain(compose([*settings, "recipe.readout.events.calibrate.low=0.2"]))
+    assert config["recipe"]["readout"]["events"] == {
+        "fit_readout": {"when": "start", "strengths": [0.1]},
+        "calibrate": {"low": 0.2},
+    }
+
+
 def test_own_folders_and_paths_are_options(tmp_path):
     (tmp_path / "model").mkdir()
     preset = tmp_path / "model" / "mine.yaml"

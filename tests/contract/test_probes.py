@@ -80,7 +80,7 @@ def test_trains_resumes_and_is_set(name, tiny, tmp_path, monkeypatch):
     x, units = torch.rand(2, 3, 32, 32), len(model.evidence.units)
     mask = torch.zeros(2, units, dtype=torch.bool)
     mask[0, 0] = True
-    value = 0.5 if model.evidence.units.truth == "concept" else float(model(x).evidence.activations[0, 0]) + 5
+    value = 0.5 if model.evidence.units.truth == "concept" else float(model(x).evidence.activations[0, 0].detach()) + 5
     before, after = model(x), model(x, Intervention(mask, torch.full((2, units), value)))
     assert float(after.evidence.activations[0, 0]) == pytest.approx(value)
     assert not torch.allclose(before.logits[0], after.logits[0])

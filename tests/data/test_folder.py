@@ -54,7 +54,7 @@ def test_the_draw_is_fixed_by_its_seed_and_fractions(root):
 
 
 def test_split_folders(tmp_path):
-    for number, base in enumerate(("train/", "valid/", "test/")):
+    for number, base in enumerate(("Training/", "valid/", "Test/")):
         write_folder(tmp_path, count=3 - number, base=base)
     source = build_folder(tmp_path)
     assert {name: len(split) for name, split in source.splits.items()} == {"train": 6, "val": 4, "test": 2}

@@ -167,6 +167,8 @@ def test_the_schedule():
         (["model=blackbox", "recipe.joint.select=[concept_accuracy]"], "cannot select by 'concept_accuracy'"),
         (["recipe.joint.terms=[]"], "no loss terms"),
         (["model=cbm_sequential", "model.readout.name=mlp"], "needs a linear readout"),
+        (["model=cbm_logit", "recipe.joint.do.kind=random"], "event 'calibrate' in the recipe"),
+        (["model=cbm_independent", "model.evidence.activation=logit"], "event 'calibrate' in the recipe"),
         (["init_from=nowhere"], "no run or model"),
     ],
 )

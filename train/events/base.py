@@ -58,9 +58,14 @@ class Event(ABC):
 
     Attributes:
         default_when: when it runs if the recipe does not say.
+        calibrates: whether it settles which activations stand for "absent" and "present".
     """
 
     default_when: ClassVar[str] = "end"
+    calibrates: ClassVar[bool] = False
+
+    def check(self, model: TransparentClassifier) -> None:  # noqa: B027 - most events fit every model
+        """Refuse a model that this event cannot work on, before anything is trained."""
 
     @abstractmethod
     def run(self, moment: Moment) -> None:

@@ -21,6 +21,7 @@ class Calibrate(Event):
     """
 
     default_when = "end"
+    calibrates = True
 
     def __init__(self, low: float = 0.05, high: float = 0.95) -> None:
         if not 0 <= low < high <= 1:

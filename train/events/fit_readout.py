@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vitrarium.configs.errors import UserError
+from vitrarium.models.classifier import TransparentClassifier
 from vitrarium.train.events.base import EVENTS, Event, Moment
 
 
@@ -35,15 +36,18 @@ class FitReadout(Event):
         self.strengths, self.iterations = tuple(sorted(strengths)), iterations
         self.report: dict[str, Any] = {}
 
-    def run(self, moment: Moment) -> None:
-        """Two passes of the backbone (training and validation split), then one fit per candidate."""
-        readout = moment.model.readout
-        linear = getattr(readout, "linear", None)
-        if not isinstance(linear, torch.nn.Linear):
+    def check(self, model: TransparentClassifier) -> None:
+        """Refuse a readout that is not linear."""
+        if not isinstance(getattr(model.readout, "linear", None), torch.nn.Linear):
             raise UserError(
-                f"event 'fit_readout' needs a linear readout, not {type(readout).__name__}",
+                f"event 'fit_readout' needs a linear readout, not {type(model.readout).__name__}",
                 "set model.readout.name=linear",
             )
+
+    def run(self, moment: Moment) -> None:
+        """Two passes of the backbone (training and validation split), then one fit per candidate."""
+        self.check(moment.model)
+        linear: torch.nn.Linear = moment.model.readout.linear  # type: ignore[assignment]
         train, val = self._vectors(moment, "train"), self._vectors(moment, "val")
         best: tuple[float, Any] | None = None
         for strength in self.strengths:
