@@ -13,7 +13,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check --fix .
@@ -28,8 +28,10 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	$(BIN)/pip install $(PIP_ARGS) -e .
 	@touch $@
 
-# Strict links, so that mypy can follow the renamed folders; run again after adding a file.
-$(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
+# Strict links, so that mypy can follow the renamed folders. They are made file by file: a folder that has changed since
+# may hold a new one, so they are made again.
+ROOMS := $(shell find api configs data eval models train -type d -not -name __pycache__)
+$(VENV)/.installed-dev: pyproject.toml $(ROOMS) | $(BIN)/python
 	$(BIN)/pip install $(PIP_ARGS) -e '.[dev]' --config-settings editable_mode=strict
 	@touch $@ $(VENV)/.installed
 
