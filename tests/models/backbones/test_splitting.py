@@ -13,10 +13,10 @@ from vitrarium.models.types import Features
 
 CASES = [
     # backbone, cut, carried tensors, image size
-    ("timm/resnet18", "layer4.0.bn1", 1, 64),
-    ("timm/resnet18", "layer2", 0, 64),
-    ("timm/resnet18", "layer2.0.downsample.0", 1, 64),
-    ("timm/resnet18", "layer4.1.act2", 0, 64),
+    ("timm/resnet18", "layer4.0.bn1", 1, 32),
+    ("timm/resnet18", "layer2", 0, 32),
+    ("timm/resnet18", "layer2.0.downsample.0", 1, 32),
+    ("timm/resnet18", "layer4.1.act2", 0, 32),
     ("convnet", "stage2", 0, 32),
     ("convnet", "stage2.conv1", 0, 32),
     ("convnet", "stage2.norm1", 0, 32),
@@ -25,7 +25,7 @@ CASES = [
     ("resnet20", "stem", 0, 32),
     ("resnet20", "layer2.0.bn1", 1, 32),
     ("resnet20", "layer2.0.shortcut", 1, 32),
-    ("timm/vgg11_bn", "features.9", 0, 64),
+    ("timm/vgg11_bn", "features.9", 0, 32),
     ("timm/vit_tiny_patch16_224", "blocks.1", 1, 64),
     ("timm/vit_tiny_patch16_224", "blocks.1.norm2", 2, 64),
     ("timm/swin_tiny_patch4_window7_224", "layers.1.downsample", 0, 56),
