@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any, TypeVar
 
 import timm
@@ -106,8 +105,6 @@ class TimmBackbone(Backbone):
             ) from failure
         names = _feature_names(self.network)
         layout = _final_layout(final, maps[-1], getattr(self.network, "output_fmt", None))
-        if layout is None:
-            maps = evaluate(self.network, _features_apart, self._probe())
         self.cuts = {name: self._cut(map) for name, map in zip(names, maps, strict=True)}
         self.cut = names[-1]
         self.has_final = layout is not None
@@ -230,15 +227,6 @@ def _feature(network: Any, pixels: Tensor, index: int) -> Tensor:
     return map
 
 
-def _features_apart(network: Any, pixels: Tensor) -> list[Tensor]:
-    """The map of each feature as a network that ends there gives it; one of several branches may be another then."""
-    maps = []
-    for place in range(len(_feature_names(network))):
-        shortened = deepcopy(network)
-        maps.append(_feature(shortened, pixels, _prune(shortened, place)))
-    return maps
-
-
 def _prune(network: Any, place: int) -> int:
     """Take out what lies above a feature; its index from then on."""
     (index,) = network.prune_intermediate_layers([place], prune_norm=True, prune_head=True)
@@ -246,8 +234,11 @@ def _prune(network: Any, place: int) -> int:
 
 
 def _feature_names(network: Any) -> list[str]:
+    """The modules of the feature list; a second branch through the same module is called ``<module>:2``."""
     info = network.feature_info
-    return [entry["module"] for entry in (info if isinstance(info, list) else info.info)]
+    modules = [entry["module"] for entry in (info if isinstance(info, list) else info.info)]
+    earlier = [modules[:place].count(module) for place, module in enumerate(modules)]
+    return [module if n == 0 else f"{module}:{n + 1}" for module, n in zip(modules, earlier, strict=True)]
 
 
 def _final_layout(final: object, last: Tensor, declared: str | None) -> Layout | None:

@@ -115,6 +115,16 @@ def test_a_model_without_final_map_cannot_be_split():
         build_backbone(spec("resnet10t", 64, False, cut="layer2")).split("layer1")
 
 
+def test_branches_through_one_module_have_names_of_their_own():
+    """Crossvit: two branches of tokens, patches of 12 and 16 pixels, whose features timm files under one name."""
+    rows = describe_backbone("timm/crossvit_tiny_240")
+    assert [row.cut for row in rows] == ["blocks.0", "blocks.1", "blocks.2", "blocks.0:2", "blocks.1:2", "blocks.2:2"]
+    for cut, width, places in (("blocks.1", 96, 20), ("blocks.1:2", 192, 14)):
+        backbone = build_backbone({"name": "timm/crossvit_tiny_240", "cut": cut})
+        assert backbone(torch.rand(1, 3, 240, 240)).map.shape == (1, backbone.channels, places, places)
+        assert backbone.channels == width
+
+
 def test_nothing_is_done_in_place():
     backbone = build_backbone("timm/mobilenetv3_small_050")
     assert not any(getattr(module, "inplace", False) is True for module in backbone.modules())
