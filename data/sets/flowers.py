@@ -271,8 +271,8 @@ def flowers(
             carry none.
         shortcut_test: marks of the test images: "none", "neutral" (grey) or "swapped" (that of class
             (y + 1) mod C).
-        difficulty: from 0 (large, centred, unhidden, in even light) to 1; at the default a small convolutional network
-            told nothing but the classes gets 85 to 92 % right after 12 epochs.
+        difficulty: from 0 (large, centred, unhidden, in even light) to 1. A small convolutional network told nothing
+            but the classes gets about 89 % right at 0.5 and 82 % at 0.62 after 12 epochs of ``train=standard``.
 
     Returns:
         A data source whose samples give concepts, human map (visible pixels of the parts that tell the
