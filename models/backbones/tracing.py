@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,7 +66,7 @@ class _Tracer(fx.Tracer):
 
 
 def trace(backbone: Backbone, path: str) -> Trace:
-    """Follow ``backbone.network`` as deep as ``path`` lies, in both modes, and run it once on black images.
+    """Follow ``backbone.network`` as deep as ``path`` lies, in both modes, and run it once on a gradient.
 
     Raises:
         UserError: control flow that depends on values, code that differs between training and evaluation, a module
@@ -72,14 +74,15 @@ def trace(backbone: Backbone, path: str) -> Trace:
     """
     network, modes = backbone.network, {m: m.training for m in backbone.modules()}
     try:
-        graphs = [_follow(network.train(mode), path, backbone.entry) for mode in (True, False)]
-        cut = _node_of(graphs[1], path)
-        if _said(graphs[0]) != _said(graphs[1]):
-            raise UserError(
-                f"the code around '{path}' differs between training and evaluation, so a cut there would freeze one",
-                f"cut at a module further out, such as '{path.rpartition('.')[0]}'",
-            )
-        values, size = _run(backbone, graphs[1])
+        with _refusing(network, path):
+            graphs = [_Tracer(path, backbone.entry).trace(network.train(mode)) for mode in (True, False)]
+            cut = _node_of(graphs[1], path)
+            if _said(graphs[0]) != _said(graphs[1]):
+                raise UserError(
+                    f"the code around '{path}' differs between training and evaluation; a cut there would freeze one",
+                    f"cut at a module further out, such as '{path.rpartition('.')[0]}'",
+                )
+            values, size = _run(backbone, graphs[1])
     finally:
         for module, mode in modes.items():
             module.training = mode
@@ -150,11 +153,14 @@ def without_inplace(network: nn.Module) -> None:
             module.inplace = False  # type: ignore[assignment]
 
 
-def _follow(network: nn.Module, path: str, entry: str) -> fx.Graph:
+@contextmanager
+def _refusing(network: nn.Module, path: str) -> Iterator[None]:
+    """Anything can go wrong in foreign code that meets a proxy instead of a tensor: say that it did, and where."""
     try:
-        return _Tracer(path, entry).trace(network)
+        yield
+    except UserError:
+        raise
     except Exception as error:
-        # Anything can go wrong in foreign code that meets a proxy instead of a tensor.
         raise UserError(
             f"torch.fx cannot follow {type(network).__name__} to '{path}': {first_line(error)}",
             "cut at a module further out, or at one of the backbone's named cuts",
@@ -184,9 +190,15 @@ def _run(backbone: Backbone, graph: fx.Graph) -> tuple[dict[fx.Node, Any], tuple
         if node.op != "output":
             env[node] = everything.node_copy(node, lambda n: env[n])
     everything.output(tuple(env.values()))
-    pixels = backbone.mean.new_zeros(BATCH, backbone.in_channels, *size)
-    values = fx.GraphModule(backbone.network, everything)(pixels)
-    return dict(zip(env, values, strict=True)), size
+    shape = (BATCH, backbone.in_channels, *size)
+    pixels = torch.linspace(-2, 2, math.prod(shape)).to(backbone.mean).reshape(shape)
+    values = dict(zip(env, fx.GraphModule(backbone.network, everything)(pixels), strict=True))
+    followed = fx.map_arg(next(iter(reversed(graph.nodes))).args[0], lambda node: values[node])
+    final = getattr(backbone.network, backbone.entry)(pixels)
+    # Code that asks what kind of object it was given takes another way with a proxy, without a complaint.
+    largest = float(final.abs().nan_to_num(posinf=0).max()) if isinstance(final, Tensor) else 1.0
+    torch.testing.assert_close(followed, final, rtol=1e-3, atol=1e-3 * largest, equal_nan=True)
+    return values, size
 
 
 def _recomputed(node: fx.Node, traced: Trace) -> bool:

@@ -41,6 +41,8 @@ def test_grid_has_the_aspect_of_the_image(tokens, size, expected):
         ((2, 64, 8, 16), (64, 128), Layout(), Layout("first")),
         ((2, 8, 16, 64), (64, 128), Layout(), Layout("last")),
         ((2, 31, 63, 64), (64, 128), Layout(), Layout("last")),  # convolutions without padding
+        ((2, 1536, 2, 6), (128, 256), Layout(), Layout("first")),  # many of them: the end of Inception
+        ((2, 64, 8, 27), (128, 256), Layout(), None),
         ((2, 64, 1, 1), (64, 128), Layout(), Layout("first")),
         ((2, 8, 8, 8), (64, 64), Layout(), Layout("first")),
         ((2, 8, 8, 8), (64, 64), Layout("last"), Layout("last")),

@@ -55,7 +55,7 @@ def built(small_timm):
 
 
 @pytest.mark.parametrize(("name", "cut", "carried", "size"), CASES)
-def test_stem_and_tail_make_the_whole(built, name, cut, carried, size):
+def test_stem_and_tail_make_the_whole_and_share_its_parameters(built, name, cut, carried, size):
     backbone = built(name)
     stem, tail = backbone.split(cut)
     x = torch.rand(2, 3, size, size, dtype=torch.float64)
@@ -64,21 +64,14 @@ def test_stem_and_tail_make_the_whole(built, name, cut, carried, size):
     assert stem.gives == ({"map", "carry"} if carried else {"map"})
     assert features.map.shape == (2, stem.channels, size // stem.stride, size // stem.stride)
     held = [t.clone() for t in (features.map, *features.carry)]
-    assert torch.allclose(tail(features.map, *features.carry), backbone(x).map, rtol=1e-9, atol=1e-9)
+    out = tail(features.map, *features.carry)
+    assert torch.allclose(out, backbone(x).map, rtol=1e-9, atol=1e-9)
     # Nothing was written into what others may look at.
     assert all(torch.equal(a, b) for a, b in zip(held, (features.map, *features.carry), strict=True))
 
-
-@pytest.mark.parametrize(("name", "cut", "carried", "size"), CASES)
-def test_parameters_are_shared_and_gradients_reach_both_sides(built, name, cut, carried, size):
-    backbone = built(name)
-    stem, tail = backbone.split(cut)
     below, above = set(stem.parameters()), set(tail.parameters())
-    assert below <= set(backbone.parameters())
     assert below | above == set(backbone.parameters())
     assert not below & above
-    features = stem(torch.rand(2, 3, size, size, dtype=torch.float64))
-    out = tail(features.map, *features.carry)
     gradients = torch.autograd.grad((out * torch.randn_like(out)).sum(), [*below, *above, features.map])
     assert all(gradient.isfinite().all() for gradient in gradients)
     assert gradients[-1].abs().max() > 0
@@ -189,6 +182,17 @@ class ByValue(nn.Module):
         return self.conv(x) if x.sum() > 0 else x
 
 
+class ByKind(nn.Module):
+    """Goes another way when it is given something else than a tensor, and says nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return self.conv(x) if isinstance(x, torch.Tensor) else self.conv(x) + 1
+
+
 class ByMode(nn.Module):
     def __init__(self):
         super().__init__()
@@ -227,6 +231,7 @@ class InPlace(nn.Module):
         (Branching(), "twice", "used 2 times"),
         (Branching(), "side", "does not depend on"),
         (nn.Sequential(ByValue()), "0.conv", "cannot follow Sequential to '0.conv'"),
+        (nn.Sequential(ByKind()), "0.conv", "cannot follow Sequential to '0.conv'"),
         (nn.Sequential(ByMode()), "0.conv", "differs between training and evaluation"),
         (Pooled(), "flat", "no map"),
     ],
