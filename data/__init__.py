@@ -5,17 +5,26 @@ splits of :class:`Sample`, a :class:`ConceptSet`, and what a reader of numbers m
 :mod:`vitrarium.data.module`; everything in between is a file each: the cache of decoded examples (``cache``),
 augmentation (``augmentation``), test-time degradations (``degrade``), the order of examples (``sampler``).
 
-Importing this package loads neither albumentations nor Lightning.
+Importing this package loads neither albumentations nor Lightning, and torch only with a name that needs it:
+concepts and preprocessing also serve exported models, which run without torch.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vitrarium.data.batch import Batch, Sample
 from vitrarium.data.concepts import ConceptGroup, ConceptSet
-from vitrarium.data.source import DATASETS, SPLITS, DataSource, Split
+
+if TYPE_CHECKING:
+    from vitrarium.data.batch import Batch, Sample
+    from vitrarium.data.source import DATASETS, SPLITS, DataSource, Split
+
+_PLACES = {
+    "Batch": "batch", "Sample": "batch",
+    "DATASETS": "source", "SPLITS": "source", "DataSource": "source", "Split": "source",
+}  # fmt: skip
 
 __all__ = [
     "DATASETS",
@@ -41,4 +50,14 @@ def build_source(spec: Mapping[str, Any] | str) -> DataSource:
         >>> {name: len(split) for name, split in source.splits.items()}
         {'train': 20, 'val': 10, 'test': 10}
     """
+    from vitrarium.data.source import DATASETS
+
     return DATASETS.build(spec)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'vitrarium.data' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"vitrarium.data.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value

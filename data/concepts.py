@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from vitrarium.configs.errors import UserError, closest
+from vitrarium.configs.errors import UserError, closest, named_numbers
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,18 @@ class ConceptSet:
         """(G,) price of asking for each group."""
         return np.array([g.cost for g in self.groups], dtype=np.float64)
 
+    def priced(self, costs: Mapping[str, float]) -> ConceptSet:
+        """The same concepts with other prices of asking.
+
+        Args:
+            costs: group to its price, above 0; groups not named keep theirs.
+
+        Raises:
+            UserError: an unknown group, or a price that is not above 0.
+        """
+        prices = named_numbers("concept_costs", costs, [g.name for g in self.groups])
+        return replace(self, groups=tuple(replace(g, cost=prices.get(g.name, g.cost)) for g in self.groups))
+
     def __len__(self) -> int:
         return sum(len(g.members) for g in self.groups)
 
@@ -102,16 +114,17 @@ class ConceptSet:
                 return group
         raise UserError(f"unknown concept '{name}'", closest(name, [g.name for g in self.groups]))
 
-    def answer(self, name: str, value: str | float | bool) -> dict[int, float]:
+    def answer(self, name: str, value: str | float | bool | Sequence[str]) -> dict[int, float]:
         """What an answer in words means for the concept vector.
 
         Args:
             name: a group ("petal_colour") or a single concept ("petal_colour=red").
             value: for a categorical group one of its values; for a yes/no concept "yes", "no", a bool or a
-                probability in [0, 1]; for a concept of a categorical group only "yes" (1).
+                probability in [0, 1]; for a concept of a categorical group only "yes" (1); for a group of several
+                yes/no concepts those that are present, as a list or joined by "+" ("blue+white"), or "none".
 
         Returns:
-            Concept position to value; a categorical group is always set whole.
+            Concept position to value; a group is always set whole.
 
         Raises:
             UserError: unknown name, a value that the group does not have, a number outside [0, 1].
@@ -135,7 +148,8 @@ class ConceptSet:
                 raise UserError(f"'{name}' cannot be '{value}'", closest(str(value), group.values))
             return {m: float(v == str(value)) for m, v in zip(group.members, group.values, strict=True)}
         if len(group.members) > 1:
-            raise UserError(f"'{name}' is a group of {len(group.members)} concepts", "set each of them by its own name")
+            present = _present(group, value)
+            return {m: float(v in present) for m, v in zip(group.members, group.values, strict=True)}
         return {group.members[0]: self._probability(name, value)}
 
     def _probability(self, name: str, value: Any) -> float:
@@ -163,6 +177,22 @@ class ConceptSet:
             groups.append(ConceptGroup(g["name"], members, tuple(g["values"]), g["categorical"], g["cost"]))
             start += len(members)
         return ConceptSet(tuple(groups), data["per_class"])
+
+
+def _present(group: ConceptGroup, value: Any) -> set[str]:
+    """Which members of a group of yes/no concepts an answer says are present; the others are absent."""
+    if str(value) in group.values:
+        return {str(value)}
+    words = [str(v) for v in value] if isinstance(value, (list, tuple, set)) else str(value).split("+")
+    if words == ["none"]:
+        return set()
+    for word in words:
+        if word not in group.values:
+            raise UserError(
+                f"'{group.name}' is a group of {len(group.members)} concepts and cannot be '{word}'",
+                f"name those that are present, joined by '+', or none; {closest(word, group.values)}",
+            )
+    return set(words)
 
 
 def _number(value: Any) -> float | None:

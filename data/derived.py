@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vitrarium.data.batch import Sample
 from vitrarium.data.source import Split
 
@@ -28,6 +30,14 @@ class DerivedSplit(Split):
     def origin(self, index: int) -> str:
         """Where example ``index`` of the inner split comes from."""
         return self.inner.origin(index)
+
+    def where(self, index: int) -> str:
+        """What to mend if example ``index`` of the inner split is wrong."""
+        return self.inner.where(index)
+
+    def file(self, index: int) -> Path | None:
+        """The image file of example ``index`` of the inner split."""
+        return self.inner.file(index)
 
     @property
     def source(self) -> Split:

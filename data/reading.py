@@ -6,14 +6,19 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader, Dataset
 
 from vitrarium.configs.errors import UserError
 from vitrarium.data.batch import Sample
 from vitrarium.data.source import Split
+
+T = TypeVar("T")
+
+Read = Callable[[Split, int], T]
+"""What is asked of one example of a split."""
 
 TRIAL = 32
 """Examples that are read in this process to see how long the rest would take."""
@@ -28,17 +33,26 @@ def in_order(split: Split) -> Iterator[Sample]:
     Raises:
         UserError: an example that cannot be read, whichever process met it.
     """
+    return each(split, _sample)
+
+
+def each(split: Split, read: Read[T]) -> Iterator[T]:
+    """``read(split, index)`` for every example of a split, in order.
+
+    Raises:
+        UserError: what ``read`` raises, whichever process met it.
+    """
     count, began = len(split), time.monotonic()
     first = min(count, TRIAL)
     for index in range(first):
-        yield _sample(split, index)
+        yield read(split, index)
     remaining = (time.monotonic() - began) / max(first, 1) * (count - first)
     workers = _workers() if remaining > WORTH else 0
     if workers < 2:
         for index in range(first, count):
-            yield _sample(split, index)
+            yield read(split, index)
     else:
-        yield from _by_processes(split, range(first, count), workers)
+        yield from _by_processes(split, read, range(first, count), workers)
 
 
 def _sample(split: Split, index: int) -> Sample:
@@ -64,22 +78,22 @@ def _workers() -> int:
 class _Chunks(Dataset[Any]):
     """Reads lists of indices; hands a user's mistake back as a value: an exception would arrive as a traceback."""
 
-    def __init__(self, split: Split) -> None:
-        self.split = split
+    def __init__(self, split: Split, read: Read[Any]) -> None:
+        self.split, self.read = split, read
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Sample] | UserError:
+    def __getitems__(self, indices: Sequence[int]) -> list[Any] | UserError:
         try:
-            return [_sample(self.split, index) for index in indices]
+            return [self.read(self.split, index) for index in indices]
         except UserError as error:
             return UserError(error.problem, error.cure)
 
 
-def _by_processes(split: Split, indices: range, workers: int) -> Iterator[Sample]:
+def _by_processes(split: Split, read: Read[T], indices: range, workers: int) -> Iterator[T]:
     import torch
 
     chunks = [list(indices[start : start + TRIAL]) for start in range(0, len(indices), TRIAL)]
     loader = DataLoader(
-        _Chunks(split),
+        _Chunks(split, read),
         batch_sampler=chunks,
         num_workers=workers,
         collate_fn=_as_it_is,

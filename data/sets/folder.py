@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from vitrarium.configs.errors import UserError
 from vitrarium.data.batch import Sample
-from vitrarium.data.duplicates import find_duplicates
+from vitrarium.data.duplicates import Duplicates, find_duplicates
 from vitrarium.data.files import check_headers, digests, existing_folder
-from vitrarium.data.preprocessing import Preprocessing, open_rgb
-from vitrarium.data.sets.folder_concepts import Known, read_concepts
+from vitrarium.data.preprocessing import Preprocessing, open_map, open_rgb
+from vitrarium.data.sets.class_concepts import CLASS_CONCEPTS
+from vitrarium.data.sets.folder_concepts import CONCEPTS, Known, read_known
 from vitrarium.data.sets.folder_keypoints import Keypoints, read_keypoints
-from vitrarium.data.sets.folder_layout import Layout, assign_splits, find_maps, read_layout, stray_tables
-from vitrarium.data.source import DATASETS, SPLITS, DataSource, Split
+from vitrarium.data.sets.folder_layout import Layout, class_folders, find_maps, read_layout, stray_tables
+from vitrarium.data.sets.folder_splits import assign_splits
+from vitrarium.data.source import DATASETS, LAYOUTS, SPLITS, DataSource, Recognition, Split
 
-CONCEPTS, KEYPOINTS = "concepts.csv", "keypoints.csv"
+KEYPOINTS = "keypoints.csv"
 
 VERSION = 1
 """Part of the fingerprint: raised whenever the same files give other pixels or labels."""
@@ -40,6 +41,7 @@ class FolderSplit(Split):
         keypoints: parts of all images of the folder, or None.
         preprocessing: from file to pixels.
         leaked: (N,) bool, images of val and test with an exact copy in another split.
+        lines: (N,) line of ``concepts.csv`` that tells of each image, 0 where there is none.
     """
 
     labels: np.ndarray
@@ -51,6 +53,7 @@ class FolderSplit(Split):
     keypoints: Keypoints | None
     preprocessing: Preprocessing
     leaked: np.ndarray
+    lines: np.ndarray
 
     def sample(self, index: int) -> Sample:
         """Decode and resize image ``index``, and its map and keypoints with it."""
@@ -63,7 +66,7 @@ class FolderSplit(Split):
             image=self.preprocessing.fit(picture),
             label=int(self.labels[index]),
             concepts=None if self.truth is None else self.truth[index].copy(),
-            human_map=None if given is None else self._map(self.root / given, picture.size),
+            human_map=None if given is None else self.preprocessing.fit(open_map(self.root / given, picture.size)),
             keypoints=points,
             index=index,
         )
@@ -72,15 +75,25 @@ class FolderSplit(Split):
         """Path relative to the data folder."""
         return self.files[index]
 
-    def _map(self, path: Path, size: tuple[int, int]) -> np.ndarray:
-        """A human map (H, W) uint8, brought to the size of its image first and then fitted like it."""
-        drawn = open_rgb(path, "map").convert("L")
-        brightest = int(np.asarray(drawn).max())
-        if 0 < brightest <= 1:
-            raise UserError(f"the map '{path}' holds only 0 and 1", "save it with 255 where to look")
-        if drawn.size != size:
-            drawn = drawn.resize(size, Image.Resampling.BILINEAR)
-        return self.preprocessing.fit(drawn)
+    def where(self, index: int) -> str:
+        """The line of ``concepts.csv`` if there is one, else the path."""
+        return f"{self.root / CONCEPTS} line {self.lines[index]}" if self.lines[index] else self.files[index]
+
+    def file(self, index: int) -> Path:
+        """The image file."""
+        return self.root / self.files[index]
+
+
+@LAYOUTS.register("folder")
+def recognise_folder(root: Path) -> Recognition | None:
+    """Two or more folders, or train/ with them, that hold images; concepts.csv, keypoints.csv or maps/ beside."""
+    train, classes = class_folders(root)
+    if len(classes) < 2:
+        return None
+    named = ", ".join(classes[:4]) + (f" and {len(classes) - 4} more" if len(classes) > 4 else "")
+    beside = [name for name in (CONCEPTS, CLASS_CONCEPTS, KEYPOINTS, "maps") if (root / name).exists()]
+    because = f"{f'{train}/ with ' if train else ''}{len(classes)} folders of images ({named})"
+    return Recognition({"name": "folder", "root": str(root)}, ", ".join([because, *beside]))
 
 
 @DATASETS.register("folder")
@@ -92,13 +105,15 @@ def folder(
     test_fraction: float = 0.15,
     split_seed: int = 0,
     categorical: Sequence[str] = (),
+    ignore: Sequence[str] = (),
     credit: str | None = None,
 ) -> DataSource:
     """A folder with a folder of images for each class: your own data.
 
     Beside the class folders may lie ``concepts.csv`` (a column ``image``, optionally ``split``, and a column for each
-    concept), ``maps/`` (grey pictures, bright = look here, called like their images) and ``keypoints.csv`` (image,
-    part, x, y, visible, in pixels of the original image).
+    concept), or ``class_concepts.csv`` (a column ``class`` and one for each concept) where all images of a class have
+    the same; ``maps/`` (grey pictures, bright = look here, called like their images) and ``keypoints.csv`` (image,
+    part, x, y, visible, in pixels of the upright image).
 
     Args:
         root: the folder, with ``CLASS/image.jpg`` or ``{train,val,test}/CLASS/image.jpg``.
@@ -108,7 +123,8 @@ def folder(
         val_fraction: share that is drawn for validation.
         test_fraction: share that is drawn for testing.
         split_seed: of the draw, at least 0.
-        categorical: columns of ``concepts.csv`` whose numbers are names of values (3, 4 or 5 petals).
+        categorical: columns of concepts whose numbers are names of values (3, 4 or 5 petals).
+        ignore: columns that are no concepts, such as remarks.
         credit: line of credit; give it if pictures of the set may appear in reports.
 
     Returns:
@@ -122,16 +138,17 @@ def folder(
     if isinstance(split_seed, bool) or not isinstance(split_seed, int) or split_seed < 0:
         raise UserError(f"folder with split_seed={split_seed!r}", "give a whole number of at least 0")
     place = existing_folder(root, "the data folder", "set data.root to a folder that holds a folder for each class")
+    _refuse_other_layout(place)
     layout = read_layout(place)
-    known = read_concepts(place / CONCEPTS, layout, [categorical] if isinstance(categorical, str) else categorical)
+    known = read_known(place, layout, _listed(categorical), _listed(ignore))
     keypoints = read_keypoints(place / KEYPOINTS, layout)
-    strays = stray_tables(place, (CONCEPTS, KEYPOINTS))
+    strays = stray_tables(place, (CONCEPTS, CLASS_CONCEPTS, KEYPOINTS))
     maps = find_maps(place, layout.files)
     assigned, note = assign_splits(layout, known.splits, split, (val_fraction, test_fraction), split_seed)
     check_headers([place / path for path in (*layout.files, *filter(None, maps))])
     hashes = digests([place / file for file in layout.files])
-    splits, leaks = _splits(place, layout, known, keypoints, maps, assigned, hashes, size)
-    notes = [note, *known.notes, *([leaks] if leaks else [])]
+    splits, duplicates = _splits(place, layout, known, keypoints, maps, assigned, hashes, size)
+    notes = [note, *layout.notes, *known.notes, *([duplicates.note] if duplicates.note else [])]
     if strays:
         notes.append(f"tables that nobody reads: {', '.join(strays)}")
     gives = {"concepts": known.concepts, "human_map": any(maps), "keypoints": keypoints}
@@ -145,8 +162,24 @@ def folder(
         fingerprint=_fingerprint(place, (layout.class_names, known.concepts), splits, hashes, maps, keypoints, size),
         part_names=keypoints.parts if keypoints else (),
         notes=notes,
+        duplicates=duplicates,
         pictures=credit,
     )
+
+
+def _listed(columns: Sequence[str]) -> Sequence[str]:
+    return [columns] if isinstance(columns, str) else list(columns)
+
+
+def _refuse_other_layout(root: Path) -> None:
+    """A folder in the layout of another data set would lose the tables that only that one reads."""
+    for name in LAYOUTS.list():
+        seen = None if name == "folder" else LAYOUTS.get(name)(root)
+        if seen is not None:
+            raise UserError(
+                f"'{root}' is laid out like the data set '{name}': {seen.because}",
+                f"set data={name} data.root={seen.spec.get('root', root)}, or move the class folders to another place",
+            )
 
 
 def _splits(
@@ -158,8 +191,8 @@ def _splits(
     assigned: np.ndarray,
     hashes: list[str],
     size: int,
-) -> tuple[dict[str, FolderSplit], str | None]:
-    """The three splits, and a sentence on duplicates if there are any."""
+) -> tuple[dict[str, FolderSplit], Duplicates]:
+    """The three splits, and the exact copies among their images."""
     rows = {name: np.flatnonzero(assigned == name) for name in SPLITS}
     duplicates = find_duplicates(
         {name: [hashes[i] for i in rows[name]] for name in SPLITS},
@@ -176,10 +209,11 @@ def _splits(
             keypoints=keypoints,
             preprocessing=Preprocessing(size),
             leaked=duplicates.leaked[name],
+            lines=known.lines[rows[name]],
         )
         for name in SPLITS
     }
-    return splits, duplicates.note
+    return splits, duplicates
 
 
 def _fingerprint(

@@ -1,225 +1,170 @@
-"""``concepts.csv``: what a user knows of each image, column by column."""
+"""``concepts.csv`` and ``class_concepts.csv``: what a user knows of each image, or of each class, column by column."""
 
 from __future__ import annotations
 
-import math
+from array import array
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from vitrarium.configs.errors import UserError, closest
+from vitrarium.data.concept_columns import ConceptColumns
 from vitrarium.data.concepts import ConceptSet
+from vitrarium.data.naming import ImageNames, Names
+from vitrarium.data.sets.class_concepts import CLASS_CONCEPTS, read_class_concepts
 from vitrarium.data.sets.folder_layout import SPLIT_WORDS, Layout
-from vitrarium.data.tables import Row, Table, one_hot, read_table
+from vitrarium.data.tables import OpenTable, Row, open_table
 
-RESERVED = ("image", "split", "class", "label")
-"""Columns that are no concepts: ``class`` or ``label`` only repeats the folder and is checked against it."""
+CONCEPTS = "concepts.csv"
 
-_WORDS = {"yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
+LABELS = ("class", "label")
+"""Columns that only repeat the folder and are checked against it."""
 
-
-class ImageNames:
-    """How tables name images: by the path relative to the root, or by the file name where it is unique.
-
-    Args:
-        files: paths of the N images relative to the root.
-    """
-
-    def __init__(self, files: Sequence[str]) -> None:
-        self._files = files
-        self._paths = {file: index for index, file in enumerate(files)}
-        self._names: dict[str, list[int]] = {}
-        for index, file in enumerate(files):
-            self._names.setdefault(PurePosixPath(file).name, []).append(index)
-
-    def find(self, name: str, where: str) -> int:
-        """Position of the image called ``name``; ``where`` is for the message."""
-        path = PurePosixPath(name.replace("\\", "/")).as_posix()
-        if path in self._paths:
-            return self._paths[path]
-        found = self._names.get(path, [])
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise UserError(
-                f"{where}: {len(found)} images are called '{name}'", f"write the path, as in {self._files[found[0]]}"
-            )
-        if not name:
-            raise UserError(f"{where}: no image is named", f"write its path, as in {self._files[0]}")
-        cure = closest(path, self._paths if "/" in path else self._names)
-        raise UserError(f"{where}: there is no image '{name}'", cure)
+RESERVED = ("image", "split", *LABELS)
+"""Columns that are no concepts."""
 
 
 @dataclass(frozen=True)
 class Known:
-    """What ``concepts.csv`` says.
+    """What the tables say.
 
     Attributes:
+        lines: (N,) the line of ``concepts.csv`` that tells of each image, 0 where there is none.
         concepts: the concept set, or None without a column for one.
         truth: (N, K) float32 in [0, 1], NaN where nobody knows, or None.
         splits: the column ``split`` for each image, or None without it.
         notes: what a reader of numbers must know.
     """
 
+    lines: np.ndarray
     concepts: ConceptSet | None = None
     truth: np.ndarray | None = None
     splits: list[str] | None = None
     notes: tuple[str, ...] = ()
 
 
-def read_concepts(path: Path, layout: Layout, categorical: Collection[str] = ()) -> Known:
-    """Read ``concepts.csv``; a folder without it is a plain set of classes.
+def read_known(root: Path, layout: Layout, categorical: Sequence[str] = (), ignore: Sequence[str] = ()) -> Known:
+    """Read both tables; a folder without them is a plain set of classes.
 
-    Numbers in [0, 1] and yes/no/true/false make a yes/no concept, other words a categorical group with sorted values,
-    an empty cell or ``nan`` means that nobody knows.
+    Concepts stand either in ``concepts.csv``, a row for each image, or in ``class_concepts.csv``, a row for each class.
 
     Args:
-        path: of the table.
+        root: the data folder.
         layout: images and classes.
         categorical: columns whose numbers are names of values.
+        ignore: columns that are no concepts.
 
     Raises:
-        UserError: an unknown image, two rows for one, a number outside [0, 1], words and numbers mixed in a column, an
-            empty column, a label that is not the image's, an unknown split.
+        UserError: concepts in both tables, an unknown image or class, two rows for one, a label that is not the
+            image's, an unknown split, what :class:`ConceptColumns` refuses.
     """
-    if not path.exists():
-        if categorical:
-            raise UserError(f"categorical columns are named, but there is no {path}", "remove the option, or add it")
-        return Known()
-    table = read_table(path)
-    table.require("image", *categorical)
-    rows = _rows_of_images(table, layout)
-    _check_labels(table, rows, layout)
-    splits = _splits(table, rows, layout) if "split" in table.columns else None
-    columns = [column for column in table.columns if column not in RESERVED]
-    notes = []
-    missing = len(layout.files) - len(table.rows)
-    if missing and columns:
-        notes.append(f"{missing} of {len(layout.files)} images have no row in concepts.csv: their concepts are unknown")
-    if not columns:
-        return Known(splits=splits)
-    attributes: dict[str, Sequence[str]] = {}
-    blocks = []
-    for column in columns:
-        name, values, block = _column(table, column, column in categorical)
-        if name in attributes:
-            raise UserError(f"{path} has two columns for the concept '{name}'", "rename or remove one")
-        if not values and len(np.unique(block[~np.isnan(block)])) == 1:
-            notes.append(f"the concept '{name}' is the same wherever it is known")
-        attributes[name] = values
-        blocks.append(block)
-    known = np.concatenate(blocks, axis=1)
-    truth = np.full((len(layout.files), known.shape[1]), np.nan, np.float32)
-    truth[rows] = known
-    return Known(ConceptSet.categorical(attributes), truth, splits, tuple(notes))
+    of_images, of_classes = (_opened(root / name) for name in (CONCEPTS, CLASS_CONCEPTS))
+    _check_options(root, [t for t in (of_images, of_classes) if t is not None], categorical, ignore)
+    columns = [] if of_images is None else [c for c in of_images.columns if c not in (*RESERVED, *ignore)]
+    if columns and of_classes is not None:
+        raise UserError(
+            f"{root / CONCEPTS} gives concepts ({', '.join(columns[:3])}), and so does {CLASS_CONCEPTS} beside it",
+            f"remove one, or name columns that are no concepts in data.ignore=[{','.join(columns[:3])}]",
+        )
+    known = Known(np.zeros(len(layout.files), np.int64))
+    if of_images is not None:
+        known = _of_images(of_images, layout, columns, categorical, ignore)
+    if of_classes is not None:
+        said = read_class_concepts(of_classes.path, layout.class_names, "class", categorical, ignore)
+        if said.concepts is None or said.truth is None:
+            raise UserError(f"{of_classes.path} has no column for a concept", "add one, or remove the file")
+        notes = (*known.notes, *said.notes, f"concepts come from {CLASS_CONCEPTS}: all images of a class have the same")
+        known = replace(known, concepts=said.concepts, truth=said.truth[layout.labels], notes=notes)
+    return known
 
 
-def _rows_of_images(table: Table, layout: Layout) -> np.ndarray:
-    """The image of each row (rows,)."""
-    names = ImageNames(layout.files)
-    lines: dict[int, int] = {}
-    for row in table.rows:
-        index = names.find(row["image"], table.where(row))
-        if index in lines:
+def _opened(path: Path) -> OpenTable | None:
+    return open_table(path) if path.exists() else None
+
+
+def _check_options(root: Path, tables: Sequence[OpenTable], categorical: Sequence[str], ignore: Sequence[str]) -> None:
+    """Columns that options name must be there, and not be needed."""
+    for option, named in (("categorical", categorical), ("ignore", ignore)):
+        if named and not tables:
+            raise UserError(
+                f"{option} columns are named, but there is no {root / CONCEPTS}", "remove the option, or add it"
+            )
+        for column in named:
+            if not any(column in table.columns for table in tables):
+                tables[-1].require(column)
+    if "image" in ignore:
+        raise UserError("data.ignore names the column 'image', which says what a row is about", "leave it out")
+    both = sorted(set(categorical) & set(ignore))
+    if both:
+        raise UserError(f"'{both[0]}' is in data.categorical and in data.ignore", "leave it out of one")
+
+
+def _of_images(
+    table: OpenTable, layout: Layout, columns: Sequence[str], categorical: Collection[str], ignore: Collection[str]
+) -> Known:
+    """``concepts.csv``, row by row: only what is kept of a row is in memory."""
+    table.require("image")
+    count, names = len(layout.files), ImageNames(layout.files)
+    collected = ConceptColumns(table.path, columns, categorical)
+    labels = _LabelCheck(table, layout, [c for c in LABELS if c in table.columns and c not in ignore])
+    splits = [""] * count if "split" in table.columns and "split" not in ignore else None
+    lines, places = np.zeros(count, np.int64), array("q")
+    for row in table:
+        index = names.find(row["image"])
+        if index is None:
+            names.refuse(row["image"], table.where(row))
+        if lines[index]:
             raise UserError(
                 f"{table.where(row)}: the image '{row['image']}' has a row already, in line {lines[index]}",
                 "keep one of the two",
             )
         lines[index] = row.line
-    return np.array(list(lines), np.int64)
-
-
-def _check_labels(table: Table, rows: np.ndarray, layout: Layout) -> None:
-    """A column ``class`` or ``label`` must agree with the folders."""
-    for column in {"class", "label"} & set(table.columns):
-        for row, index in zip(table.rows, rows, strict=True):
-            folder = layout.class_names[layout.labels[index]]
-            if row[column] not in layout.class_names:
-                raise UserError(
-                    f"{table.where(row)}: the {column} '{row[column]}' is none of the classes",
-                    closest(row[column], layout.class_names),
-                )
-            if row[column] != folder:
-                raise UserError(
-                    f"{table.where(row)}: the {column} is '{row[column]}', but the image lies in the folder '{folder}'",
-                    "move the image or mend the cell",
-                )
-
-
-def _splits(table: Table, rows: np.ndarray, layout: Layout) -> list[str]:
-    splits = [""] * len(layout.files)
-    for row, index in zip(table.rows, rows, strict=True):
-        word = row["split"].lower()
-        if word not in SPLIT_WORDS:
-            raise UserError(f"{table.where(row)}: unknown split '{row['split']}'", "write train, val or test")
-        splits[index] = SPLIT_WORDS[word]
-    if "" in splits:
+        places.append(index)
+        labels(row, index)
+        if splits is not None:
+            splits[index] = _split(table, row)
+        collected.add(row)
+    if splits is not None and "" in splits:
         raise UserError(
             f"{table.path} has a column 'split', but no row for '{layout.files[splits.index('')]}'",
             "add a row for each image, or remove the column",
         )
-    return splits
+    if not columns:
+        return Known(lines, splits=splits)
+    concepts, truth, notes = collected.finish(np.array(places, np.int64), count)
+    if len(places) < count:
+        missing = count - len(places)
+        notes.insert(0, f"{missing} of {count} images have no row in {CONCEPTS}: their concepts are unknown")
+    return Known(lines, concepts, truth, splits, tuple(notes))
 
 
-def _column(table: Table, column: str, categorical: bool) -> tuple[str, Sequence[str], np.ndarray]:
-    """Name of the concept or group, its values (none for yes/no), and its block (rows, values) of the truth."""
-    filled = [row for row in table.rows if not _unknown(row[column])]
-    if not filled:
-        raise UserError(f"{table.path}: the column '{column}' is empty", "fill it or remove it")
-    if not categorical:
-        numbers = [row for row in filled if _number(row[column]) is not None]
-        words = [row for row in filled if _number(row[column]) is None]
-        if all(row[column].lower() in _WORDS for row in words):
-            return column, (), _yes_no(table, column)
-        if numbers:
-            _refuse_mixture(table, column, numbers[0], words[0])
-    values = sorted({row[column] for row in filled})
-    block = one_hot(_blanked(table, column), column, values)
-    if len(values) == 1:
-        # One value alone makes no group; as a yes/no concept of its own name it can still be read.
-        return f"{column}={values[0]}", (), block
-    return column, values, block
+class _LabelCheck:
+    """A column ``class`` or ``label`` must agree with the folders."""
+
+    def __init__(self, table: OpenTable, layout: Layout, columns: Sequence[str]) -> None:
+        self.table, self.layout, self.columns = table, layout, columns
+        self.names = Names(layout.class_names)
+
+    def __call__(self, row: Row, index: int) -> None:
+        for column in self.columns:
+            said, names = self.names.find(row[column]), self.layout.class_names
+            if said is None:
+                raise UserError(
+                    f"{self.table.where(row)}: the {column} '{row[column]}' is none of the classes",
+                    closest(row[column], names),
+                )
+            if said != self.layout.labels[index]:
+                raise UserError(
+                    f"{self.table.where(row)}: the {column} is '{row[column]}', but the image lies in the folder "
+                    f"'{names[self.layout.labels[index]]}'",
+                    "move the image or mend the cell",
+                )
 
 
-def _refuse_mixture(table: Table, column: str, number: Row, word: Row) -> None:
-    raise UserError(
-        f"{table.where(word)}: '{word[column]}' in the column '{column}', where line {number.line} has the number "
-        f"{number[column]}",
-        f"write numbers from 0 to 1 only, or words only; if numbers are names, set data.categorical=[{column}]",
-    )
-
-
-def _yes_no(table: Table, column: str) -> np.ndarray:
-    block = np.full((len(table.rows), 1), np.nan, np.float32)
-    for r, row in enumerate(table.rows):
-        if _unknown(row[column]):
-            continue
-        word = row[column].lower()
-        value = _WORDS[word] if word in _WORDS else float(word)
-        if not 0 <= value <= 1:
-            raise UserError(
-                f"{table.where(row)}: the concept '{column}' is {row[column]}, outside [0, 1]",
-                f"rescale it; if its numbers are names of values, set data.categorical=[{column}]",
-            )
-        block[r] = value
-    return block
-
-
-def _unknown(cell: str) -> bool:
-    return cell == "" or cell.lower() == "nan"
-
-
-def _blanked(table: Table, column: str) -> Table:
-    """The column alone, with ``nan`` written as an empty cell."""
-    rows = [Row(row.line, {column: "" if _unknown(row[column]) else row[column]}) for row in table.rows]
-    return Table(table.path, (column,), rows)
-
-
-def _number(cell: str) -> float | None:
-    try:
-        number = float(cell)
-    except ValueError:
-        return None
-    return None if math.isnan(number) else number
+def _split(table: OpenTable, row: Row) -> str:
+    word = row["split"].lower()
+    if word not in SPLIT_WORDS:
+        raise UserError(f"{table.where(row)}: unknown split '{row['split']}'", "write train, val or test")
+    return SPLIT_WORDS[word]

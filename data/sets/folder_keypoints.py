@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import math
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vitrarium.configs.errors import UserError
-from vitrarium.data.preprocessing import centre_square
-from vitrarium.data.sets.folder_concepts import ImageNames
+from vitrarium.data.naming import ImageNames
+from vitrarium.data.preprocessing import fitted
 from vitrarium.data.sets.folder_layout import Layout
-from vitrarium.data.tables import Row, Table, read_table
+from vitrarium.data.tables import OpenTable, Row, open_table
+
+MAX_PARTS = 1000
+"""Parts of an image; a table that names more holds something else in the column."""
 
 
 @dataclass(frozen=True)
 class Keypoints:
-    """Parts in pixels of the original images.
+    """Parts in pixels of the upright images.
 
     Attributes:
         path: of the table.
@@ -45,32 +49,9 @@ class Keypoints:
             raise UserError(
                 f"{self.path} line {self.lines[index, p]}: the keypoint '{self.parts[p]}' at ({x[p]:g}, {y[p]:g}) lies "
                 f"outside its image of {width} x {height} pixels",
-                "give pixels of the original image from its top left corner, or visible=0",
+                "give pixels of the upright original image from its top left corner, or visible=0",
             )
         return fitted(points, width, height, size)
-
-
-def fitted(points: np.ndarray, width: int, height: int, size: int) -> np.ndarray:
-    """Move keypoints along with :meth:`vitrarium.data.preprocessing.Preprocessing.fit`.
-
-    Args:
-        points: (P, 3) x, y, visible in pixels of an image of ``width`` x ``height``; (0, 0) is the centre of the first
-            pixel.
-        width: of the original image.
-        height: of the original image.
-        size: side of the fitted image.
-
-    Returns:
-        (P, 3) float32 in pixels of the fitted image; what was cropped away is invisible.
-    """
-    moved = points.astype(np.float32)
-    left, top, right, _ = centre_square(width, height)
-    scale = size / (right - left)
-    moved[:, 0] = (points[:, 0] + 0.5 - left) * scale - 0.5
-    moved[:, 1] = (points[:, 1] + 0.5 - top) * scale - 0.5
-    kept = ((moved[:, :2] >= -0.5) & (moved[:, :2] < size - 0.5)).all(axis=1)
-    moved[:, 2] *= kept
-    return moved
 
 
 def read_keypoints(path: Path, layout: Layout) -> Keypoints | None:
@@ -82,30 +63,64 @@ def read_keypoints(path: Path, layout: Layout) -> Keypoints | None:
     """
     if not path.exists():
         return None
-    table = read_table(path)
+    table = open_table(path)
     table.require("image", "part", "x", "y")
-    if not table.rows:
+    names, codes = ImageNames(layout.files), dict[str, int]()
+    images, parts, lines, places = array("q"), array("q"), array("q"), array("f")
+    for row in table:
+        index = names.find(row["image"])
+        if index is None:
+            names.refuse(row["image"], table.where(row))
+        images.append(index)
+        parts.append(_part(table, row, codes))
+        lines.append(row.line)
+        places.extend(_point(table, row))
+    if not lines:
         raise UserError(f"{path} lists no keypoints", "add some, or remove the file")
-    parts = tuple(sorted({row["part"] for row in table.rows}))
-    if "" in parts:
-        nameless = next(row for row in table.rows if not row["part"])
-        raise UserError(f"{table.where(nameless)}: the part has no name", "name it")
-    names = ImageNames(layout.files)
-    points = np.zeros((len(layout.files), len(parts), 3), np.float32)
-    lines = np.zeros(points.shape[:2], np.int64)
-    for row in table.rows:
-        index, p = names.find(row["image"], table.where(row)), parts.index(row["part"])
-        if lines[index, p]:
-            raise UserError(
-                f"{table.where(row)}: the part '{row['part']}' of this image is in line {lines[index, p]} already",
-                "keep one of the two",
-            )
-        lines[index, p] = row.line
-        points[index, p] = _point(table, row)
-    return Keypoints(path, parts, points, lines)
+    ordered = sorted(codes)
+    position = np.empty(len(ordered), np.int64)
+    position[[codes[part] for part in ordered]] = np.arange(len(ordered))
+    at = np.frombuffer(images, np.int64), position[np.frombuffer(parts, np.int64)]
+    _refuse_repeated(table, ordered, *at, np.frombuffer(lines, np.int64))
+    points = np.zeros((len(layout.files), len(ordered), 3), np.float32)
+    line_of = np.zeros(points.shape[:2], np.int64)
+    points[at] = np.frombuffer(places, np.float32).reshape(-1, 3)
+    line_of[at] = np.frombuffer(lines, np.int64)
+    return Keypoints(path, tuple(ordered), points, line_of)
 
 
-def _point(table: Table, row: Row) -> tuple[float, float, float]:
+def _part(table: OpenTable, row: Row, codes: dict[str, int]) -> int:
+    """The number of the row's part, in the order of their first lines."""
+    part = row["part"]
+    if not part:
+        raise UserError(f"{table.where(row)}: the part has no name", "name it")
+    code = codes.setdefault(part, len(codes))
+    if code >= MAX_PARTS:
+        raise UserError(
+            f"{table.where(row)}: the column 'part' holds more than {MAX_PARTS:,} different names",
+            "give the same part the same name in every image",
+        )
+    return code
+
+
+def _refuse_repeated(
+    table: OpenTable, names: list[str], images: np.ndarray, parts: np.ndarray, lines: np.ndarray
+) -> None:
+    """A part may be once in an image; the first line that repeats one is told, and the line that it repeats."""
+    keys = images * len(names) + parts
+    order = np.argsort(keys, kind="stable")
+    again = np.flatnonzero(keys[order][1:] == keys[order][:-1])
+    if len(again):
+        first = again[np.argmin(order[again + 1])]
+        one, other = order[first], order[first + 1]
+        raise UserError(
+            f"{table.where(int(lines[other]))}: the part '{names[parts[other]]}' of this image is in line {lines[one]} "
+            "already",
+            "keep one of the two",
+        )
+
+
+def _point(table: OpenTable, row: Row) -> tuple[float, float, float]:
     """x, y, visible of a line; an invisible part needs no position."""
     visible = row["visible"] if "visible" in table.columns else "1"
     if visible not in ("0", "1"):
@@ -119,6 +134,6 @@ def _point(table: Table, row: Row) -> tuple[float, float, float]:
     if not (math.isfinite(x) and math.isfinite(y)):
         raise UserError(
             f"{table.where(row)}: the position ('{row['x']}', '{row['y']}') is no pair of numbers",
-            "give pixels of the original image from its top left corner",
+            "give pixels of the upright original image from its top left corner",
         )
     return x, y, float(visible)

@@ -1,4 +1,4 @@
-"""Which images a folder holds, of which classes, in which split."""
+"""Which images a folder holds, of which classes, and in which split they lie."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from vitrarium.configs.errors import UserError, closest
-from vitrarium.data.files import inside
-from vitrarium.data.source import SPLITS
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
+from vitrarium.data.files import SUFFIXES, inside
+from vitrarium.data.naming import Names, composed
 
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -22,6 +20,8 @@ SPLIT_WORDS = {
 }
 
 _JUNK = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})
+
+_CUB_TABLES = frozenset({"image_class_labels.txt", "train_test_split.txt"})
 
 _EXPECTED = "expected {root}/CLASS/image.jpg or {root}/{{train,val,test}}/CLASS/image.jpg"
 
@@ -35,24 +35,31 @@ class Layout:
         labels: (N,) int64.
         class_names: names of the class folders, sorted.
         splits: split of each image as the folders say, or None where they say nothing.
+        notes: what a reader of numbers must know.
     """
 
     files: list[str]
     labels: np.ndarray
     class_names: tuple[str, ...]
     splits: list[str] | None
+    notes: tuple[str, ...] = ()
 
 
 def read_layout(root: Path) -> Layout:
     """Find classes and images.
 
     Raises:
-        UserError: no or only one class, an empty class folder, a class of val or test that train does not have, a file
-            that is no image, a link out of the folder.
+        UserError: no or only one class, an empty class folder, a class of val or test that train does not have, splits
+            and classes side by side, an image in no class folder, a file that is no image, a link out of the folder.
     """
+    _refuse_cub_tables(root)
+    _refuse_loose_images(root, root)
     tops = [folder for folder in _folders(root, root) if folder.name != "maps"]
     given = {folder: SPLIT_WORDS[folder.name.lower()] for folder in tops if folder.name.lower() in SPLIT_WORDS}
-    if "train" not in given.values():
+    if given and "train" not in given.values():
+        named = " and ".join(f"'{folder.name}'" for folder in given)
+        raise UserError(f"'{root}' holds {named}, but no 'train'", _EXPECTED.format(root=root))
+    if not given:
         return _layout(root, {None: tops})
     others = [folder.name for folder in tops if folder not in given]
     if others:
@@ -67,30 +74,81 @@ def read_layout(root: Path) -> Layout:
     return _layout(root, {split: _folders(root, folder) for folder, split in given.items()})
 
 
+def class_folders(root: Path) -> tuple[str, list[str]]:
+    """What looks like classes, by names alone: folders with images right in them, in ``root`` or in its ``train``.
+
+    Returns:
+        The name of the folder for training images ("" without one), and the names of the class folders in it.
+    """
+    tops = [entry for entry in _visible(root) if entry.is_dir() and entry.name != "maps"]
+    train = next((top for top in tops if SPLIT_WORDS.get(top.name.lower()) == "train"), None)
+    inner = tops if train is None else [entry for entry in _visible(train) if entry.is_dir()]
+    classes = [entry.name for entry in inner if any(e.suffix.lower() in SUFFIXES for e in _visible(entry))]
+    return "" if train is None else train.name, sorted(classes)
+
+
 def _layout(root: Path, classes_of: dict[str | None, list[Path]]) -> Layout:
     known = [folder.name for folder in classes_of.get("train", classes_of.get(None, []))]
     if len(known) < 2:
         found = f"only one class folder, '{known[0]}'," if known else "no class folders"
         raise UserError(f"found {found} in '{root}'", _EXPECTED.format(root=root))
+    _refuse_twice(root, known)
+    names = Names(known)
     found_images: list[tuple[str, int, str]] = []
     for split, folders in classes_of.items():
         for folder in folders:
             _refuse_class_of_classes(root, folder, known)
-            if folder.name not in known:
+            label = names.find(folder.name)
+            if label is None:
                 raise UserError(
                     f"'{folder}' is none of the classes of train: {', '.join(known[:8])}", closest(folder.name, known)
                 )
             images = list(_images(root, folder))
             if not images:
                 raise UserError(f"the class folder '{folder}' holds no image", "put images into it, or remove it")
-            found_images += [(image, known.index(folder.name), split or "") for image in images]
+            found_images += [(image, label, split or "") for image in images]
     found_images.sort(key=lambda found: PurePosixPath(found[0]).parts)
     return Layout(
         files=[file for file, _, _ in found_images],
         labels=np.array([label for _, label, _ in found_images], np.int64),
         class_names=tuple(known),
         splits=None if None in classes_of else [split for _, _, split in found_images],
+        notes=_nested([file for file, _, _ in found_images], depth=2 if None in classes_of else 3),
     )
+
+
+def _nested(files: Sequence[str], depth: int) -> tuple[str, ...]:
+    """A note on folders inside class folders; an image right in a class folder has a path of ``depth`` parts."""
+    inner = sorted({PurePosixPath(*parts[:depth]).as_posix() for f in files if len(parts := f.split("/")) > depth})
+    if not inner:
+        return ()
+    named = ", ".join(f"{folder}/" for folder in inner[:3]) + (" ..." if len(inner) > 3 else "")
+    note = f"folders inside class folders are part of their class: {named}"
+    if all(file.count("/") >= depth for file in files):
+        note += "; no class folder holds images itself: if the inner folders are the classes, data.root is too high"
+    return (note,)
+
+
+def _refuse_twice(root: Path, names: Sequence[str]) -> None:
+    """Two folders that look the same and are composed of different letters."""
+    seen: set[str] = set()
+    for form in map(composed, names):
+        if form in seen:
+            raise UserError(
+                f"'{root}' holds two folders '{form}', with letters that are composed differently",
+                "rename or join them",
+            )
+        seen.add(form)
+
+
+def _refuse_cub_tables(root: Path) -> None:
+    """Tables that would be passed over, although they say which image has which class."""
+    found = sorted(entry.name for entry in _visible(root) if entry.name in _CUB_TABLES)
+    if found:
+        raise UserError(
+            f"'{root}' holds {' and '.join(found)}, tables of the layout of CUB-200-2011, which 'folder' does not read",
+            "use data=cub if images.txt and images/ lie there too; else move these tables away",
+        )
 
 
 def _refuse_class_of_classes(root: Path, folder: Path, known: Sequence[str]) -> None:
@@ -116,17 +174,22 @@ def stray_tables(root: Path, known: Sequence[str]) -> list[str]:
 
 def _entries(root: Path, folder: Path) -> list[Path]:
     """What lies in a folder, sorted, without hidden files and system junk; a link out of the root is refused."""
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"'{folder}' cannot be read ({error.strerror or error})", "check its permissions") from error
-    entries = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _JUNK]
+    entries = sorted(_visible(folder))
     for entry in entries:
         if entry.is_symlink():
             inside(root, entry.relative_to(root).as_posix(), "link")
             if entry.is_dir():
                 raise UserError(f"'{entry}' is a link to a folder", "put the folder itself there")
     return entries
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    try:
+        for entry in folder.iterdir():
+            if not entry.name.startswith(".") and entry.name not in _JUNK:
+                yield entry
+    except OSError as error:
+        raise UserError(f"'{folder}' cannot be read ({error.strerror or error})", "check its permissions") from error
 
 
 def _folders(root: Path, folder: Path) -> list[Path]:
@@ -145,9 +208,13 @@ def _images(root: Path, folder: Path) -> Iterator[str]:
 
 
 def _refuse_loose_images(root: Path, folder: Path) -> None:
-    for entry in _entries(root, folder):
-        if not entry.is_dir() and entry.suffix.lower() in SUFFIXES:
-            raise UserError(f"the image '{entry}' lies in no class folder", _EXPECTED.format(root=root))
+    loose = [e for e in _entries(root, folder) if not e.is_dir() and e.suffix.lower() in SUFFIXES]
+    if loose:
+        more = f" (and {len(loose) - 1} more)" if len(loose) > 1 else ""
+        raise UserError(
+            f"the image '{loose[0]}' lies in no class folder{more}",
+            f"{_EXPECTED.format(root=root)}; move it there, or away",
+        )
 
 
 def find_maps(root: Path, files: Sequence[str]) -> list[str | None]:
@@ -180,84 +247,4 @@ def find_maps(root: Path, files: Sequence[str]) -> list[str | None]:
 
 
 def _stem(path: str) -> str:
-    return PurePosixPath(path).with_suffix("").as_posix()
-
-
-def assign_splits(
-    layout: Layout, column: list[str] | None, way: str, fractions: tuple[float, float], seed: int
-) -> tuple[np.ndarray, str]:
-    """The split of every image.
-
-    Args:
-        layout: what lies in the folder.
-        column: the column ``split`` of ``concepts.csv``, or None.
-        way: "folders", "column", "random", or "auto" for the first of them that is there.
-        fractions: share of val and of test, for those that neither folders nor column name.
-        seed: of the draw.
-
-    Returns:
-        (N,) array of split names, and a note on how they came about.
-    """
-    offered = {"folders": layout.splits, "column": column, "random": [""] * len(layout.files)}
-    if way == "auto":
-        way = next(name for name, splits in offered.items() if splits is not None)
-    if way not in offered:
-        raise UserError(f"unknown way to split '{way}'", closest(way, ["auto", *offered]))
-    chosen = offered[way]
-    if chosen is None:
-        missing = "train/, val/ and test/" if way == "folders" else "a column 'split' in concepts.csv"
-        raise UserError(f"split={way} needs {missing}", "add it, or set split=random")
-    _refuse_contradiction(layout, column, way)
-    splits = np.array(["train" if way == "random" else split for split in chosen], dtype="<U5")
-    absent = {name: f for name, f in zip(SPLITS[1:], fractions, strict=True) if name not in splits}
-    if absent:
-        _draw(splits, layout.labels, absent, seed)
-    _check_splits(splits, layout)
-    notes = (
-        [] if way == "random" else ["splits as given by " + {"folders": "its folders", "column": "concepts.csv"}[way]]
-    )
-    if absent:
-        drawn = " and ".join(f"{share:.0%} of each class for {name}" for name, share in absent.items())
-        notes.append(f"{drawn} drawn from the rest with split_seed={seed}")
-    return splits, "; ".join(notes)
-
-
-def _refuse_contradiction(layout: Layout, column: list[str] | None, way: str) -> None:
-    """Folders and a column that both name splits must agree, unless the user chose one of them."""
-    if way != "folders" or layout.splits is None or column is None or layout.splits == column:
-        return
-    first = next(i for i, (a, b) in enumerate(zip(layout.splits, column, strict=True)) if a != b)
-    raise UserError(
-        f"'{layout.files[first]}' lies in {layout.splits[first]}, but concepts.csv puts it into {column[first]}",
-        "move the image or mend the cell, or set split=column",
-    )
-
-
-def _draw(splits: np.ndarray, labels: np.ndarray, shares: dict[str, float], seed: int) -> None:
-    """Move a share of each class from train to the absent splits, at least one image each while train keeps one."""
-    for name, share in shares.items():
-        if not 0 < share < 1:
-            raise UserError(f"{name}_fraction is {share}", "give a share between 0 and 1")
-    if sum(shares.values()) >= 1:
-        raise UserError(
-            "val_fraction and test_fraction leave nothing to train on", "give shares that sum to less than 1"
-        )
-    for c in np.unique(labels):
-        members = np.flatnonzero((labels == c) & (splits == "train"))
-        members = members[np.random.default_rng([seed, int(c)]).permutation(len(members))]
-        spare, count = len(members) - 1, len(members)
-        for name, share in sorted(shares.items()):
-            take = min(max(1, round(count * share)), spare)
-            splits[members[:take]] = name
-            members, spare = members[take:], spare - take
-
-
-def _check_splits(splits: np.ndarray, layout: Layout) -> None:
-    for name in SPLITS:
-        if not (splits == name).any():
-            raise UserError(
-                f"the split {name} got none of the {len(splits)} images", "give more images, or a larger fraction"
-            )
-    for c, name in enumerate(layout.class_names):
-        if not ((layout.labels == c) & (splits == "train")).any():
-            raise UserError(f"the class '{name}' has no training image", "put at least one into train")
+    return composed(PurePosixPath(path).with_suffix("").as_posix())

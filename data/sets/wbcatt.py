@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from PIL import Image
 
 from vitrarium.configs.errors import UserError
 from vitrarium.data.batch import Sample
-from vitrarium.data.duplicates import find_duplicates, redundant
+from vitrarium.data.duplicates import Duplicates, find_duplicates, redundant
 from vitrarium.data.files import digests, existing_folder, inside
 from vitrarium.data.preprocessing import Preprocessing, open_rgb
 from vitrarium.data.sets.wbcatt_tables import Annotations, read_annotations, read_second, second_truth
-from vitrarium.data.source import DATASETS, SPLITS, DataSource, Split
+from vitrarium.data.source import DATASETS, LAYOUTS, SPLITS, DataSource, Recognition, Split
 
 VERSION = 1
 """Part of the fingerprint: raised whenever the same files give other pixels or labels."""
@@ -45,6 +46,7 @@ class WbcattSplit(Split):
         leaked: (N,) bool, images of val and test with an exact copy in another split.
         second_truth: (N, 31) float32, what the second annotators wrote; NaN where they were not asked.
         second_labels: (N,) int64, their class; -1 where they were not asked.
+        lines: table and line of each image.
     """
 
     labels: np.ndarray
@@ -55,6 +57,7 @@ class WbcattSplit(Split):
     leaked: np.ndarray
     second_truth: np.ndarray
     second_labels: np.ndarray
+    lines: list[str]
 
     def sample(self, index: int) -> Sample:
         """Decode and resize image ``index``."""
@@ -64,6 +67,14 @@ class WbcattSplit(Split):
     def origin(self, index: int) -> str:
         """Path relative to the data folder."""
         return self.paths[index]
+
+    def where(self, index: int) -> str:
+        """Table and line."""
+        return self.lines[index]
+
+    def file(self, index: int) -> Path:
+        """The image file."""
+        return self.root / self.paths[index]
 
 
 def stratified_fraction(labels: np.ndarray, fraction: float) -> np.ndarray:
@@ -87,17 +98,15 @@ def _build(name: str, root: str | None, size: int, fraction: float, drop_duplica
     folder = _root(root)
     annotations = read_annotations(folder)
     second = read_second(folder, annotations)
-    hashes, rows = {}, {}
-    for split, table in annotations.tables.items():
-        hashes[split] = digests([inside(folder, row["path"], table.where(row)) for row in table.rows])
-        rows[split] = np.arange(len(table.rows))
+    hashes = _hashes(folder, annotations)
+    rows = {split: np.arange(len(table.rows)) for split, table in annotations.tables.items()}
     if drop_duplicates:
         rows["train"] = rows["train"][~redundant(hashes)]
     if fraction < 1:
         labels = annotations.labels(annotations.tables["train"])[rows["train"]]
         rows["train"] = rows["train"][stratified_fraction(labels, fraction)]
     hashes = {split: [hashes[split][r] for r in rows[split]] for split in SPLITS}
-    splits = _splits(folder, annotations, rows, hashes, second, size)
+    splits, duplicates = _splits(folder, annotations, rows, hashes, second, size)
     fingerprint = hashlib.sha256(
         repr((name, VERSION, size, annotations.class_names, annotations.concepts, hashes)).encode()
     )
@@ -111,9 +120,17 @@ def _build(name: str, root: str | None, size: int, fraction: float, drop_duplica
         gives=frozenset({"concepts"}),
         size=size,
         fingerprint=fingerprint.hexdigest()[:16],
-        notes=_notes(splits, hashes, fraction, drop_duplicates),
+        notes=_notes(splits, duplicates, fraction, drop_duplicates),
+        duplicates=duplicates,
         pictures=PICTURES,
     )
+
+
+def _hashes(folder: Path, annotations: Annotations) -> dict[str, list[str]]:
+    """The content hash of each image of each table."""
+    named = [(row["path"], table.where(row)) for table in annotations.tables.values() for row in table.rows]
+    found = iter(digests([inside(folder, *one) for one in named], [where for _, where in named]))
+    return {split: list(itertools.islice(found, len(table.rows))) for split, table in annotations.tables.items()}
 
 
 def _root(root: str | None) -> Path:
@@ -132,10 +149,10 @@ def _splits(
     hashes: Mapping[str, Sequence[str]],
     second: Mapping[str, tuple[np.ndarray, int]],
     size: int,
-) -> dict[str, WbcattSplit]:
+) -> tuple[dict[str, WbcattSplit], Duplicates]:
     tables = annotations.tables
     labels = {split: annotations.labels(tables[split])[rows[split]] for split in SPLITS}
-    leaked = find_duplicates(hashes, labels).leaked
+    duplicates = find_duplicates(hashes, labels)
     splits = {}
     for split in SPLITS:
         chosen = [tables[split].rows[r] for r in rows[split]]
@@ -146,21 +163,17 @@ def _splits(
             root=root,
             paths=[row["path"] for row in chosen],
             preprocessing=Preprocessing(size),
-            leaked=leaked[split],
+            leaked=duplicates.leaked[split],
             second_truth=again[0],
             second_labels=again[1],
+            lines=[tables[split].where(row) for row in chosen],
         )
-    return splits
+    return splits, duplicates
 
 
-def _notes(
-    splits: Mapping[str, WbcattSplit], hashes: Mapping[str, Sequence[str]], fraction: float, dropped: bool
-) -> list[str]:
+def _notes(splits: Mapping[str, WbcattSplit], duplicates: Duplicates, fraction: float, dropped: bool) -> list[str]:
     """What a reader of numbers must know."""
-    notes = []
-    duplicates = find_duplicates(hashes, {name: split.labels for name, split in splits.items()}).note
-    if duplicates:
-        notes.append(duplicates)
+    notes = [duplicates.note] if duplicates.note else []
     if dropped:
         notes.append("training images with an exact copy elsewhere were left out")
     if fraction < 1:
@@ -176,6 +189,13 @@ def _notes(
     if side < _ORIGINAL_SIDE:
         notes.append(f"images are a copy of {side} pixels on the shorter side, the originals have {_ORIGINAL_SIDE}")
     return notes
+
+
+@LAYOUTS.register("wbcatt")
+def recognise_wbcatt(root: Path) -> Recognition | None:
+    """pbc_attr_v1_train.csv, pbc_attr_v1_val.csv, pbc_attr_v1_test.csv, pbc_attr_reannotations.csv and their images."""
+    tables = [table for split in SPLITS if (root / (table := f"pbc_attr_v1_{split}.csv")).is_file()]
+    return Recognition({"name": "wbcatt", "root": str(root)}, ", ".join(tables)) if tables else None
 
 
 @DATASETS.register("wbcatt")

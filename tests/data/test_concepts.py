@@ -59,13 +59,21 @@ def test_answers_that_make_no_sense(name, value, words):
         FLOWER.answer(name, value)
 
 
-def test_a_group_of_independent_concepts_is_set_one_by_one():
-    group = ConceptGroup("signs", (0, 1), ("spots", "stripes"), categorical=False)
+def test_a_group_of_independent_concepts_is_set_one_by_one_or_by_what_is_present():
+    group = ConceptGroup("signs", (0, 1, 2), ("spots", "stripes", "a+b"), categorical=False)
     concepts = ConceptSet((group,))
+    assert concepts.names == ("signs=spots", "signs=stripes", "signs=a+b")
     assert concepts.answer("signs=spots", "yes") == {0: 1.0}
     assert concepts.answer("signs=stripes", 0.0) == {1: 0.0}
-    with pytest.raises(UserError, match="a group of 2 concepts"):
+    assert concepts.answer("signs", "spots") == {0: 1.0, 1: 0.0, 2: 0.0}
+    assert concepts.answer("signs", "stripes+spots") == concepts.answer("signs", ["spots", "stripes"])
+    assert concepts.answer("signs", "stripes+spots") == {0: 1.0, 1: 1.0, 2: 0.0}
+    assert concepts.answer("signs", "a+b") == {0: 0.0, 1: 0.0, 2: 1.0}
+    assert concepts.answer("signs", "none") == concepts.answer("signs", []) == {0: 0.0, 1: 0.0, 2: 0.0}
+    with pytest.raises(UserError, match="a group of 3 concepts and cannot be 'yes'; name those"):
         concepts.answer("signs", "yes")
+    with pytest.raises(UserError, match=r"cannot be 'stripe'; .* did you mean 'stripes'"):
+        concepts.answer("signs", "spots+stripe")
 
 
 def test_names_must_differ_and_members_must_be_in_order():
