@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from vitrarium.data.ink import INK, PAPER, letters
 from vitrarium.data.source import Split
 
 _GAP = 4
-_PAPER, _INK = (255, 255, 255), (40, 44, 52)
 
 
 def contact_sheet(split: Split, class_names: Sequence[str], per_class: int = 8, scale: int = 2) -> Image.Image:
@@ -26,21 +26,50 @@ def contact_sheet(split: Split, class_names: Sequence[str], per_class: int = 8, 
         RGB picture.
     """
     labels = np.asarray(split.labels)
-    rows = [np.flatnonzero(labels == c)[:per_class] for c in range(len(class_names))]
-    first = next((row[0] for row in rows if len(row)), None)
-    if first is None:
+    rows = [
+        [enlarged(split.sample(int(index)).image, scale) for index in np.flatnonzero(labels == c)[:per_class]]
+        for c in range(len(class_names))
+    ]
+    if not any(rows):
         raise ValueError("a contact sheet needs at least one image")
-    cell = split.sample(int(first)).image.shape[0] * scale
-    font = ImageFont.load_default(size=max(12, min(cell // 6, 28)))
-    margin = _GAP * 4 + max(int(font.getlength(name)) for name in class_names)
-    wide = margin + per_class * (cell + _GAP)
-    sheet = Image.new("RGB", (wide, len(rows) * (cell + _GAP) + _GAP), _PAPER)
+    cell = next(row[0] for row in rows if row).height
+    return lay_out(rows, class_names, letters(max(12, min(cell // 6, 28))), columns=per_class)
+
+
+def enlarged(image: np.ndarray, scale: int) -> Image.Image:
+    """An image (H, W, 3) or (H, W) with every pixel as a square of ``scale`` pixels."""
+    picture = Image.fromarray(image)
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def lay_out(
+    rows: Sequence[Sequence[Image.Image]],
+    names: Sequence[str],
+    font: ImageFont.FreeTypeFont,
+    columns: int,
+    gap: int = _GAP,
+) -> Image.Image:
+    """Pictures in rows, each row with its name in front.
+
+    Args:
+        rows: pictures; columns are as wide as the widest of all, rows as high as their own highest.
+        names: of the rows, of one line or several.
+        font: of the names.
+        columns: of the sheet; shorter rows leave the rest empty.
+        gap: pixels between pictures.
+    """
+    cell = max(picture.width for row in rows for picture in row)
+    heights = [max((picture.height for picture in row), default=cell) for row in rows]
+    longest = max(font.getlength(line) for name in names for line in name.split("\n"))
+    margin = 4 * _GAP + int(longest)
+    wide, top = margin + columns * (cell + gap), gap
+    sheet = Image.new("RGB", (wide, gap + sum(heights) + gap * len(rows)), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for r, (name, row) in enumerate(zip(class_names, rows, strict=True)):
-        top = _GAP + r * (cell + _GAP)
-        pen.text((margin - 2 * _GAP, top + cell // 2), name, fill=_INK, font=font, anchor="rm")
-        for k, index in enumerate(row):
-            picture = Image.fromarray(split.sample(int(index)).image)
-            enlarged = picture.resize((cell, cell), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (margin + k * (cell + _GAP), top))
+    for name, row, height in zip(names, rows, heights, strict=True):
+        pen.multiline_text(
+            (margin - 2 * _GAP, top + height // 2), name, fill=INK, font=font, anchor="rm", align="right", spacing=2
+        )
+        for column, picture in enumerate(row):
+            sheet.paste(picture, (margin + column * (cell + gap), top))
+        top += height + gap
     return sheet
