@@ -51,6 +51,8 @@ class Batch:
         keypoints: (B, P, 3) float: x, y in pixels, visible 0 or 1; or None.
         index: (B,) int64, position in the split.
         views: further appearances (B, 3, H, W) of the same geometry, for recipes with several views.
+        features: what a frozen backbone gave for the images: its map (B, D, h, w), then what it carries across its cut.
+            Empty = nobody has asked it yet; otherwise ``image`` is (B, 3, 0, 0), because nobody needs it.
     """
 
     image: Tensor
@@ -63,6 +65,7 @@ class Batch:
     keypoints: Tensor | None = None
     index: Tensor | None = None
     views: tuple[Tensor, ...] = ()
+    features: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
         return self.image.shape[0]

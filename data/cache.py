@@ -17,7 +17,17 @@ from typing import Any
 from vitrarium.data.batch import Sample
 from vitrarium.data.derived import DerivedSplit
 from vitrarium.data.reading import in_order
-from vitrarium.data.rows import FolderWriter, MemoryWriter, NotWritable, Rows, RowWriter, decode, open_rows, writing
+from vitrarium.data.rows import (
+    ABOUT,
+    FolderWriter,
+    MemoryWriter,
+    NotWritable,
+    Rows,
+    RowWriter,
+    decode,
+    open_rows,
+    writing,
+)
 from vitrarium.data.source import Split
 
 GIB = 2**30
@@ -28,6 +38,10 @@ Progress = Callable[[int, int], None]
 
 class TooLarge(Exception):
     """The decoded split would exceed the limit."""
+
+
+class Busy(Exception):
+    """Another process holds the lock."""
 
 
 def default_folder() -> Path:
@@ -102,47 +116,62 @@ def cached(
     if len(split) == 0:
         return CachedSplit(split, None, why="it is empty")
     try:
-        if folder is None:
-            return _in_memory(split, limit_bytes, progress)
-        try:
-            return _on_disk(split, Path(folder), _file_name(key), limit_bytes, progress)
-        except NotWritable as error:
-            why = f"the cache '{folder}' cannot be written: {error}"
-            warnings.warn(f"{why}; decoded images are kept in memory instead", stacklevel=2)
-            return _in_memory(split, limit_bytes, progress, why)
+        return CachedSplit(
+            split, *kept_rows(folder, key, len(split), lambda writer: _fill(writer, split, limit_bytes, progress))
+        )
     except TooLarge as error:
         return CachedSplit(split, None, why=str(error))
+
+
+def kept_rows(
+    folder: Path | None, key: str, count: int, fill: Callable[[RowWriter], None], what: str = "decoded images"
+) -> tuple[Rows, Path | None, str]:
+    """``count`` rows (of ``what``) that ``fill`` writes, unless they lie in ``folder/key`` already; see :func:`cached`.
+
+    Returns:
+        The rows, where they lie (None: in memory), and why they are not where they should be, if so.
+
+    Raises:
+        Whatever ``fill`` raises; nothing is kept then.
+    """
+    why = ""
+    if folder is not None:
+        try:
+            rows, target = _on_disk(Path(folder), _file_name(key), count, fill)
+            return rows, target, why
+        except NotWritable as error:
+            why = f"the cache '{folder}' cannot be written: {error}"
+            warnings.warn(f"{why}; {what} are kept in memory instead", stacklevel=3)
+    writer = MemoryWriter()
+    fill(writer)
+    return writer.rows(), None, why
 
 
 def _file_name(key: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", key)
 
 
-def _in_memory(split: Split, limit: int, progress: Progress | None, why: str = "") -> CachedSplit:
-    writer = MemoryWriter()
-    _fill(writer, split, limit, progress)
-    return CachedSplit(split, writer.rows(), why=why)
-
-
-def _on_disk(split: Split, folder: Path, key: str, limit: int, progress: Progress | None) -> CachedSplit:
+def _on_disk(folder: Path, key: str, count: int, fill: Callable[[RowWriter], None]) -> tuple[Rows, Path]:
     target = folder / key
-    rows = open_rows(target, len(split))
+    rows = open_rows(target, count)
     if rows is None:
         with writing():
             folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder / f"{key}.lock"):
+        with locked(lock_of(folder, key)):
             # Another process may have built it while this one waited.
-            rows = open_rows(target, len(split))
+            rows = open_rows(target, count)
             if rows is None:
                 _remove_remains(folder, key)
-                beside = folder / f"{key}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part"
-                with FolderWriter(beside, target) as writer:
-                    _fill(writer, split, limit, progress)
+                with FolderWriter(folder / beside_name(key), target) as writer:
+                    fill(writer)
                     writer.finish()
-                rows = open_rows(target, len(split))
+                rows = open_rows(target, count)
     if rows is None:
         raise NotWritable("what was written cannot be read back")
-    return CachedSplit(split, rows, target)
+    # The time tells when an entry was last used; a cache that may only be read keeps that of its making.
+    with contextlib.suppress(OSError):
+        os.utime(target / ABOUT)
+    return rows, target
 
 
 def _fill(writer: RowWriter, split: Split, limit: int, progress: Progress | None) -> None:
@@ -159,9 +188,23 @@ def _fill(writer: RowWriter, split: Split, limit: int, progress: Progress | None
             progress(done, count)
 
 
+def lock_of(folder: Path, key: str) -> Path:
+    """The file that is locked by whoever builds or removes an entry."""
+    return folder / f"{key}.lock"
+
+
+def beside_name(key: str) -> str:
+    """What an entry is called while this process writes or removes it."""
+    return f"{key}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.part"
+
+
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock; where the file system knows no locks the rename alone keeps the cache whole."""
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock; where the file system knows no locks the rename alone keeps the cache whole.
+
+    Raises:
+        Busy: another process holds it, and this one is not to wait.
+    """
     try:
         import fcntl
     except ImportError:
@@ -170,8 +213,12 @@ def _locked(path: Path) -> Iterator[None]:
     with writing():
         file = path.open("w")
     with file:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Busy(path) from error
+        except OSError:
+            pass
         yield
 
 

@@ -13,11 +13,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from vitrarium.configs.errors import UserError, closest
 from vitrarium.data.augmentation import Augmentation
-from vitrarium.data.batch import Sample, collate
+from vitrarium.data.batch import Batch, Sample, collate
 from vitrarium.data.cache import GIB, CachedSplit, cached, default_folder
 from vitrarium.data.degrade import CLEAN, DEGRADATIONS, degraded
+from vitrarium.data.features import KeptFeatures, as_it_is
 from vitrarium.data.reading import single_threaded
-from vitrarium.data.sampler import EpochSampler, Place
+from vitrarium.data.sampler import EpochSampler, Place, check_balance
 from vitrarium.data.source import SPLITS, DataSource, Split
 
 MEMORY = "memory"
@@ -26,7 +27,7 @@ FIELDS = ("concepts", "human_map", "part_masks", "keypoints")
 
 
 class Examples(Dataset[list[Sample]]):
-    """A split as the loader sees it: a place (epoch, index) to the views of one example.
+    """A split as the loader sees it: a place (turn, index) to the views of one example.
 
     Args:
         split: where the examples come from.
@@ -45,13 +46,13 @@ class Examples(Dataset[list[Sample]]):
         return len(self.split)
 
     def __getitem__(self, place: Place) -> list[Sample]:
-        epoch, index = place
+        turn, index = place
         sample = self.split.sample(index)
         if self.without:
             sample = replace(sample, **self.without)
         if self.augmentation is None:
             return [sample] * self.views
-        return self.augmentation(sample, epoch, index, self.views)
+        return self.augmentation(sample, turn, index, self.views)
 
 
 class DataModule(pl.LightningDataModule):
@@ -73,6 +74,7 @@ class DataModule(pl.LightningDataModule):
         fields: what batches hold beside image and label ("concepts", "human_map", "part_masks", "keypoints"); None =
             all that the source gives. Fields left out cost nothing.
         drop_last: leave out a last training batch that is smaller than the others.
+        balance: how evenly the classes come in shuffled loaders, in [0, 1], see :class:`EpochSampler`.
         progress: called with (split, examples decoded, examples in all) while the cache is built.
 
     Raises:
@@ -99,6 +101,7 @@ class DataModule(pl.LightningDataModule):
         degrade: str | Mapping[str, Any] = CLEAN,
         fields: Sequence[str] | None = None,
         drop_last: bool = False,
+        balance: float = 0.0,
         progress: Callable[[str, int, int], None] | None = None,
     ) -> None:
         super().__init__()
@@ -109,11 +112,14 @@ class DataModule(pl.LightningDataModule):
         DEGRADATIONS.check(degrade)
         self.degrade, self.drop_last, self.progress = degrade, drop_last, progress
         self.cache_folder, self.cache_limit = cache_folder, int(cache_limit_gb * GIB)
+        self.balance = check_balance(balance)
         for name in fields or ():
             if name not in FIELDS:
                 raise UserError(f"batches have no field '{name}'", closest(name, FIELDS))
         self.fields = None if fields is None else frozenset(fields)
         self._cached: dict[str, CachedSplit] = {}
+        # By split: what a frozen backbone gave for its images; loaders of these splits then touch no image.
+        self.features: dict[str, KeptFeatures] = {}
         self._start = (0, 0)
 
     def split(self, name: str) -> CachedSplit:
@@ -133,8 +139,9 @@ class DataModule(pl.LightningDataModule):
         return self._cached[name]
 
     def describe(self) -> str:
-        """Where the decoded examples of the splits used so far are kept, a line each."""
-        return "\n".join(f"{name}: {split.describe()}" for name, split in self._cached.items())
+        """Where the decoded examples and features of the splits used so far are kept, a line each."""
+        kept: list[tuple[str, CachedSplit | KeptFeatures]] = [*self._cached.items(), *self.features.items()]
+        return "\n".join(f"{name}: {split.describe()}" for name, split in kept)
 
     def begin_stage(self, seed: int, views: int = 1, start: Place = (0, 0)) -> None:
         """Set what the next training loaders are built with.
@@ -149,7 +156,7 @@ class DataModule(pl.LightningDataModule):
 
     def batches_per_epoch(self) -> int:
         """Training batches of a whole epoch in this process."""
-        return self._sampler(len(self.source.splits["train"]), shuffle=True).batches
+        return self._sampler("train", shuffle=True).batches
 
     def train_dataloader(self) -> DataLoader[Any]:
         """The training loader of the present epoch.
@@ -191,25 +198,25 @@ class DataModule(pl.LightningDataModule):
 
         Args:
             split: "train", "val" or "test".
-            shuffle: in an order that depends on (seed, epoch).
+            shuffle: in an order that depends on (seed, epoch), with the balance of classes that was asked for.
             augment: with the training augmentation and its views.
             degrade: a degradation; None = the configured one for the test split, none for the others.
             batch_size: images per batch; None = that of training.
             shard: whether several processes share the split; otherwise each one sees all of it.
         """
-        examples: Split = self.split(split)
         chosen = degrade if degrade is not None else (self.degrade if split == "test" else CLEAN)
-        augmentation = Augmentation.from_config(self.augment, self.seed) if augment else None
-        if augmentation is not None and augmentation:
-            augmentation.prepare()
-        without = () if self.fields is None else set(FIELDS) - self.fields
-        if "concepts" in without:
-            without = {*without, "concept_weight"}
-        workers = self.workers
+        kept = self.features.get(split) if chosen == CLEAN else None
+        examples: Dataset[Any]
+        join: Callable[[list[Any]], Batch]
+        if kept is not None:
+            # Whole batches out of arrays: worker processes would only carry them about.
+            examples, join, workers = kept.examples(augment), as_it_is, 0  # type: ignore[assignment]
+        else:
+            examples, join, workers = self._examples(split, augment, chosen), collate, self.workers
         return DataLoader(
-            Examples(degraded(examples, chosen), augmentation or None, self.views if augment else 1, without),
-            batch_sampler=self._sampler(len(examples), shuffle, shard, batch_size),
-            collate_fn=collate,
+            examples,
+            batch_sampler=self._sampler(split, shuffle, shard, batch_size),
+            collate_fn=join,
             num_workers=workers,
             persistent_workers=workers > 0,
             worker_init_fn=single_threaded if workers else None,
@@ -219,10 +226,22 @@ class DataModule(pl.LightningDataModule):
             generator=torch.Generator().manual_seed(self.seed),
         )
 
-    def _sampler(self, size: int, shuffle: bool, shard: bool = True, batch_size: int | None = None) -> EpochSampler:
+    def _examples(self, split: str, augment: bool, degrade: str | Mapping[str, Any]) -> Examples:
+        augmentation = Augmentation.from_config(self.augment, self.seed) if augment else None
+        if augmentation is not None and augmentation:
+            augmentation.prepare()
+        without = () if self.fields is None else set(FIELDS) - self.fields
+        if "concepts" in without:
+            without = {*without, "concept_weight"}
+        images = degraded(self.split(split), degrade)
+        return Examples(images, augmentation or None, self.views if augment else 1, without)
+
+    def _sampler(self, split: str, shuffle: bool, shard: bool = True, batch_size: int | None = None) -> EpochSampler:
+        size = len(self.source.splits[split])
         rank, world = _place_among_processes() if shard else (0, 1)
-        drop_last = self.drop_last and shuffle
-        return EpochSampler(size, batch_size or self.batch_size, self.seed, shuffle, rank, world, drop_last)
+        drop_last, balance = self.drop_last and shuffle, self.balance if shuffle else 0.0
+        labels, batch_size = self.source.splits[split].labels, batch_size or self.batch_size
+        return EpochSampler(size, batch_size, self.seed, shuffle, rank, world, drop_last, labels, balance)
 
 
 def _place_among_processes() -> tuple[int, int]:

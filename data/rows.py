@@ -18,6 +18,7 @@ Rows = dict[str, np.ndarray]
 """Field to array (N, ...); ``human_map`` holds only the maps there are, and ``map_row`` (N,) says which (-1: none)."""
 
 FORMAT = 1
+ABOUT = "about.json"
 
 
 class NotWritable(Exception):
@@ -89,6 +90,14 @@ class RowWriter(ABC):
         """
         row = encode(sample)
         row["map_row"] = np.array(self.maps if "human_map" in row else -1, np.int64)
+        self.append_row(row)
+
+    def append_row(self, row: Rows) -> None:
+        """Add the next row, whatever its fields; they are the same in every row.
+
+        Raises:
+            ValueError: as :meth:`append`.
+        """
         missing = self.like.keys() - row.keys() - {"human_map"}
         if missing:
             raise ValueError(f"sample {self.count} has no {', '.join(sorted(missing))}, unlike those before it")
@@ -166,7 +175,7 @@ class FolderWriter(RowWriter):
             for file in self._files.values():
                 file.close()
             about = {"format": FORMAT, "count": self.count, "fields": fields}
-            (self.beside / "about.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+            (self.beside / ABOUT).write_text(json.dumps(about, indent=2), encoding="utf-8")
             try:
                 self.beside.rename(self.target)
             except OSError:
@@ -184,7 +193,7 @@ class FolderWriter(RowWriter):
 def open_rows(folder: Path, count: int) -> Rows | None:
     """The rows in ``folder`` as read-only memory maps, or None if they are not there or not whole."""
     try:
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         if about["format"] != FORMAT or about["count"] != count:
             return None
         rows = {}

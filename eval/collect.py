@@ -97,7 +97,7 @@ def collect(
     seen = 0
     with evaluating(model):
         for batch in loader:
-            output = model(batch.image.to(at, non_blocking=True))
+            output = model.on(batch.to(at, non_blocking=True))
             parts.append(_keep(output, batch, seen))
             seen += len(batch)
             if progress is not None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from vitrarium.configs.errors import UserError
+from vitrarium.data.batch import Batch
 from vitrarium.data.concepts import ConceptSet
 from vitrarium.data.preprocessing import Preprocessing
+from vitrarium.models.abstention import Abstention
 from vitrarium.models.backbones.base import Backbone
 from vitrarium.models.evidence.base import EvidenceLayer
 from vitrarium.models.intervention import Intervention, from_answers
 from vitrarium.models.prediction import Prediction, predict
 from vitrarium.models.readouts.base import Contributions, Readout
 from vitrarium.models.types import Evidence, Features, Output
+
+if TYPE_CHECKING:
+    from vitrarium.models.backbones.weights import WeightReport
+    from vitrarium.models.deploy import DeployReport
 
 PARTS = ("backbone", "evidence", "readout")
 
@@ -38,7 +44,14 @@ class TransparentClassifier(nn.Module):
         >>> model = build({"backbone": "convnet", "evidence": "features", "readout": "linear"}, ["a", "b"])
         >>> model(torch.rand(2, 3, 32, 32)).logits.shape
         torch.Size([2, 2])
+
+    Attributes:
+        deploy_report: what was made simpler in a copy that :meth:`deploy` has made; None in every other model.
+        start_report: what became of the weights of the run that it starts from; None without one.
     """
+
+    deploy_report: DeployReport | None = None
+    start_report: WeightReport | None = None
 
     def __init__(
         self,
@@ -55,6 +68,8 @@ class TransparentClassifier(nn.Module):
         self.backbone, self.evidence, self.readout = backbone, evidence, readout
         self.class_names, self.concepts = tuple(class_names), concepts
         self.preprocessing, self.spec = preprocessing, dict(spec or {})
+        # When it does not answer; chosen on validation images at the end of training.
+        self.abstention: Abstention | None = None
         # What some recipes need beside the three parts (a decoder, a learnt policy); train-only ones are not saved.
         self.auxiliary = nn.ModuleDict()
         self.train_only: set[str] = set()
@@ -62,6 +77,19 @@ class TransparentClassifier(nn.Module):
     def forward(self, x: Tensor, do: Intervention | None = None) -> Output:
         """Pixels (B, 3, H, W) in [0, 1] to an :class:`Output`, under an intervention if one is given."""
         features = self.backbone(x)
+        return self.answer(self.observe(features), do, features)
+
+    def look(self, batch: Batch) -> Features:
+        """The features of a batch: those it brings, or what the backbone makes of its images."""
+        if batch.features:
+            # In the precision the backbone would have answered in: that of its standardisation.
+            map, *carry = (tensor.to(self.backbone.mean.dtype) for tensor in batch.features)
+            return Features(map, tuple(carry))
+        return self.backbone(batch.image)
+
+    def on(self, batch: Batch, do: Intervention | None = None) -> Output:
+        """What it answers to a batch; as ``model(batch.image, do)``, but features that the batch brings are used."""
+        features = self.look(batch)
         return self.answer(self.observe(features), do, features)
 
     def observe(self, features: Features) -> Evidence:
@@ -99,6 +127,12 @@ class TransparentClassifier(nn.Module):
             UserError: an image that cannot be read, an unknown unit, an impossible value.
         """
         return predict(self, image, do)
+
+    def deploy(self, fold: bool = True) -> TransparentClassifier:
+        """A copy for inference, with everything folded that can be; see :func:`vitrarium.models.deploy.deploy`."""
+        from vitrarium.models.deploy import deploy
+
+        return deploy(self, fold)
 
 
 def refuse_misfit(backbone: Backbone, evidence: EvidenceLayer, readout: Readout, concepts: ConceptSet | None) -> None:

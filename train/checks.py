@@ -25,8 +25,17 @@ def check_recipe(
     stages: Mapping[str, Mapping[str, Any]],
     terms: nn.ModuleDict,
     events: Mapping[str, Sequence[Schedule]],
+    features: bool = False,
 ) -> None:
     """Refuse unknown terms and parts, terms without what they need, and interventions without truth.
+
+    Args:
+        model: the classifier.
+        source: the data.
+        stages: of the recipe, by name.
+        terms: by label.
+        events: by stage.
+        features: whether the features of a frozen backbone stand in for the images.
 
     Raises:
         UserError: naming the stage, what it asks for, and what there is.
@@ -35,6 +44,8 @@ def check_recipe(
         raise UserError("the recipe has no stages", "choose a preset: vitrarium list presets")
     calibrated = False
     for name, stage in stages.items():
+        if features:
+            _check_features(name, stage, model)
         if stage["epochs"] < 0:
             raise UserError(f"stage '{name}' has {stage['epochs']} epochs", "give 0 (events only) or more")
         learnt_parts(model, stage["learn"])
@@ -46,7 +57,7 @@ def check_recipe(
                     f"stage '{name}' names the term '{label}', which has no weight",
                     closest(label, terms.keys()),
                 )
-            _check_needs(name, label, terms[label].needs, model, source, stage)  # type: ignore[arg-type]
+            _check_needs(name, label, terms[label].needs, model, source, stage, features)  # type: ignore[arg-type]
         measured = validation_metrics(model)
         for metric in stage["select"]:
             if metric not in measured:
@@ -68,6 +79,20 @@ def _check_do(stage: str, do: TrainingDo, model: TransparentClassifier, source: 
         model.evidence.units.require_values()
 
 
+def _check_features(name: str, stage: Mapping[str, Any], model: TransparentClassifier) -> None:
+    """Features stand in for images only where the backbone is frozen and one appearance at a time is asked for."""
+    if stage["epochs"] > 0 and "backbone" in learnt_parts(model, stage["learn"]):
+        raise UserError(
+            f"train.features keeps the features of a frozen backbone, and stage '{name}' learns it",
+            "set train.freeze=[backbone], or train.features=0",
+        )
+    if stage["views"] > 1:
+        raise UserError(
+            f"stage '{name}' asks for {stage['views']} views of each image, and only features are kept",
+            "set train.features=0",
+        )
+
+
 def _check_needs(
     stage: str,
     label: str,
@@ -75,8 +100,10 @@ def _check_needs(
     model: TransparentClassifier,
     source: DataSource,
     settings: Mapping[str, Any],
+    features: bool,
 ) -> None:
-    given = source.gives | model.evidence.gives | model.backbone.gives | FROM_THE_STEP
+    of_data, of_step = (source.gives & {"concepts"}, frozenset[str]()) if features else (source.gives, FROM_THE_STEP)
+    given = of_data | model.evidence.gives | model.backbone.gives | of_step
     if settings["views"] > 1:
         given |= {"views"}
     missing = sorted(needs - given)
@@ -85,5 +112,7 @@ def _check_needs(
             f"the term '{label}' of stage '{stage}' needs {', '.join(missing)}; "
             f"data set '{source.name}' gives {', '.join(sorted(source.gives)) or 'images and labels only'}, "
             f"the model gives {', '.join(sorted(model.evidence.gives))}",
-            "choose a data set or a model that gives it, or leave the term out",
+            "set train.features=0: kept features come without images, maps and keypoints"
+            if features and set(missing) <= source.gives | FROM_THE_STEP
+            else "choose a data set or a model that gives it, or leave the term out",
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 from vitrarium.configs.errors import Interrupted, UserError
+from vitrarium.configs.files import write_text
 from vitrarium.data.batch import Batch
 from vitrarium.data.module import DataModule
 from vitrarium.data.source import DataSource
@@ -22,10 +23,11 @@ from vitrarium.models.classifier import TransparentClassifier
 from vitrarium.train.callbacks import Interruption, Keeper, Selection
 from vitrarium.train.checks import check_recipe
 from vitrarium.train.events.base import Moment, Schedule, build_events
+from vitrarium.train.features import keep_features
 from vitrarium.train.logs import build_loggers, rewind
 from vitrarium.train.progress import Bar, build_progress, quiet
 from vitrarium.train.snapshot import Snapshot
-from vitrarium.train.task import Task, derive
+from vitrarium.train.task import Task, derive, without_frozen
 from vitrarium.train.terms.base import build_terms
 
 
@@ -65,12 +67,30 @@ class Recipe:
         folder: Path,
     ) -> None:
         self.model, self.source, self.data, self.config, self.folder = model, source, data, config, folder
-        self.stages: dict[str, dict[str, Any]] = dict(config["recipe"])
+        if config["train"]["features"] < 0:
+            raise UserError(f"train.features is {config['train']['features']}", "give a number of appearances, or 0")
+        self.stages = without_frozen(config["recipe"], config["train"]["freeze"], model)
         self.terms: nn.ModuleDict = build_terms(config["loss"], config["terms"], source)
         self.events = {name: build_events(stage["events"]) for name, stage in self.stages.items()}
         self.interruption = Interruption()
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
-        check_recipe(model, source, self.stages, self.terms, self.events)
+        check_recipe(model, source, self.stages, self.terms, self.events, bool(config["train"]["features"]))
+
+    def prepare(self, progress: Callable[[str, int, int], None] | None = None) -> None:
+        """Decode the images, or compute the features that are kept in their place: damaged images are met here.
+
+        Raises:
+            UserError: an image that cannot be read, features larger than the cache may be.
+        """
+        appearances = self.config["train"]["features"]
+        if appearances:
+            asked = {label for stage in self.stages.values() for label in stage["terms"]}
+            needs = frozenset[str]().union(*(self.terms[label].needs for label in asked))  # type: ignore[arg-type]
+            pooled = self.model.evidence.reads_mean and "maps" not in needs
+            keep_features(self.model, self.data, appearances, pooled, progress)
+        else:
+            for split in ("train", "val"):
+                self.data.split(split)
 
     def run(self, resume: bool = False) -> Result:
         """Train all stages; with ``resume`` go on where the last session stopped.
@@ -231,6 +251,4 @@ def first_process() -> bool:
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
     """JSON, whole or not at all."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(json.dumps(data, indent=2), encoding="utf-8")
-    beside.replace(path)
+    write_text(path, json.dumps(data, indent=2))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -81,7 +81,7 @@ class Task(pl.LightningModule):
         torch.manual_seed(derive(self.seed, self.name, self.batches, self.global_rank))
         if self._wants_input_gradient:
             batch.image.requires_grad_()
-        output = self.model(batch.image, self.do(self.model, batch))
+        output = self.model.on(batch, self.do(self.model, batch))
         views = [self.model(view, self.do(self.model, batch)) for view in batch.views]
         step = Step(self.model, batch, output, views, self.batches / max(self.steps * self.settings["accumulate"], 1))
         total = output.logits.new_zeros(())
@@ -113,7 +113,7 @@ class Task(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Update the metrics."""
-        output = self.model(batch.image)
+        output = self.model.on(batch)
         for metric in self.validation.values():
             metric.update_output(output, batch)  # type: ignore[operator]
 
@@ -144,6 +144,30 @@ def learnt_parts(model: TransparentClassifier, learn: Mapping[str, float]) -> di
         if part not in parts:
             raise UserError(f"'{part}' cannot be learnt: it is no part", closest(part, parts))
     return {part: factor for part, factor in (learn or dict.fromkeys(parts, 1.0)).items() if factor > 0}
+
+
+def without_frozen(
+    stages: Mapping[str, Mapping[str, Any]], frozen: Sequence[str], model: TransparentClassifier
+) -> dict[str, dict[str, Any]]:
+    """The stages of a recipe, none of which learns a part that ``train.freeze`` names.
+
+    Raises:
+        UserError: a part that the model does not have, a stage with epochs that has nothing left to learn.
+    """
+    parts = model.parts()
+    for part in frozen:
+        if part not in parts:
+            raise UserError(f"train.freeze names '{part}', which is no part of the model", closest(part, parts))
+    changed = {}
+    for name, stage in stages.items():
+        learn = {p: f for p, f in (stage["learn"] or dict.fromkeys(parts, 1.0)).items() if p not in frozen}
+        if stage["epochs"] > 0 and not learn:
+            raise UserError(
+                f"stage '{name}' learns only {', '.join(stage['learn'])}, which train.freeze freezes",
+                "freeze less, or choose another preset",
+            )
+        changed[name] = {**stage, "learn": learn} if frozen else dict(stage)
+    return changed
 
 
 def build_optimiser(

@@ -29,6 +29,8 @@ class EvidenceLayer(nn.Module, ABC):
         gives: what readouts, terms and policies may count on ("vector", "maps", "scores", "probabilities").
         maps_average_to_activations: the mean of a unit's map is its activation, so a value set on the unit shifts the
             map with it.
+        reads_mean: the map reaches the activations through its mean over space alone, so that a pooled map (B, D, 1, 1)
+            gives the same ones; features of a frozen backbone are kept pooled for such a layer.
         vector_size: E, the width of ``Evidence.vector``.
         unit_of: (E,) int64 buffer: the unit each entry of the vector belongs to, -1 for what is no unit's (a residual).
     """
@@ -36,6 +38,7 @@ class EvidenceLayer(nn.Module, ABC):
     needs: ClassVar[frozenset[str]] = frozenset({"map"})
     gives: frozenset[str] = frozenset({"vector"})
     maps_average_to_activations: bool = False
+    reads_mean: bool = False
     vector_size: int
     unit_of: Tensor
     alive: Tensor
@@ -92,6 +95,22 @@ class EvidenceLayer(nn.Module, ABC):
         from vitrarium.configs.errors import UserError
 
         raise UserError(f"{type(self).__name__} has no maps, so a region cannot be banned", "set values instead")
+
+    def deployed(self) -> EvidenceLayer:
+        """A plain layer that gives the same evidence in evaluation, for :func:`vitrarium.models.deploy.deploy`.
+
+        Called on a copy that may be taken apart; layers inside have been asked before. A layer that is constrained
+        while it learns overrides it. Default: itself.
+        """
+        return self
+
+    def export_problem(self, format: str) -> str | None:
+        """Why the layer cannot be exported to ``format`` ("onnx", "torch"), in words; None if it can.
+
+        A layer that draws random numbers in evaluation, or uses an operation that the format does not have, says so
+        here, and the export is refused before anything is written.
+        """
+        return None
 
     def certify(self, evidence: Evidence, bound: float) -> Tensor | None:
         """(B, M) L2 radius in pixels inside which each unit cannot change, given the backbone's Lipschitz bound.

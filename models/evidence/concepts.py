@@ -41,6 +41,7 @@ class Concepts(EvidenceLayer):
 
     needs: ClassVar[frozenset[str]] = frozenset({"map", "concepts"})
     gives: frozenset[str] = frozenset({"vector", "maps", "scores", "probabilities"})
+    reads_mean = True
 
     def __init__(
         self,
@@ -118,6 +119,7 @@ class GroupSoftmax(nn.Module):
     blocks: Tensor
     inside: Tensor
     flat: Tensor
+    slots: Tensor
     categorical: Tensor
 
     def __init__(self, concepts: ConceptSet) -> None:
@@ -133,13 +135,15 @@ class GroupSoftmax(nn.Module):
         inside = padded.reshape(len(blocks), width) < len(concepts)
         self.register_buffer("inside", inside, persistent=False)
         self.register_buffer("flat", padded.reshape(len(blocks), width)[inside], persistent=False)
+        # The same places by number: taking by a mask costs a search at each call, and exports as one.
+        self.register_buffer("slots", inside.flatten().nonzero()[:, 0], persistent=False)
         self.has_blocks, self.all_blocks = bool(blocks), bool(categorical.all())
 
     def forward(self, scores: Tensor) -> Tensor:
         """(B, K) scores to (B, K) probabilities."""
         if not self.has_blocks:
             return scores.sigmoid()
-        block_probabilities = self.gather(scores, float("-inf")).softmax(-1)[:, self.inside]
+        block_probabilities = self.gather(scores, float("-inf")).softmax(-1).flatten(1)[:, self.slots]
         base = torch.zeros_like(scores) if self.all_blocks else scores.sigmoid()
         return base.index_copy(1, self.flat, block_probabilities.to(base.dtype))
 
@@ -154,5 +158,5 @@ class GroupSoftmax(nn.Module):
         if not self.has_blocks:
             return hard
         winner = self.gather(probabilities, float("-inf")).argmax(-1)
-        one_hot = nn.functional.one_hot(winner, self.blocks.shape[1])[:, self.inside].to(hard)
+        one_hot = nn.functional.one_hot(winner, self.blocks.shape[1]).flatten(1)[:, self.slots].to(hard)
         return hard.index_copy(1, self.flat, one_hot)

@@ -22,6 +22,7 @@ class PooledFeatures(EvidenceLayer):
 
     gives: frozenset[str] = frozenset({"vector", "maps"})
     maps_average_to_activations = True
+    reads_mean = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ class Calibrate(Event):
         model.eval()
         device = next(model.parameters()).device
         seen = [
-            model.observe(model.backbone(b.image.to(device))).activations.float().cpu() for b in moment.loaders("train")
+            model.observe(model.look(batch.to(device))).activations.float().cpu() for batch in moment.loaders("train")
         ]
         model.train(training)
         # Sorting is exact at any size, unlike torch.quantile, which refuses long inputs.

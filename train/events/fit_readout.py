@@ -87,7 +87,7 @@ class FitReadout(Event):
         device = next(model.parameters()).device
         for batch in moment.loaders(split):
             batch = batch.to(device)
-            output = model(batch.image, moment.do(model, batch, generator))
+            output = model.on(batch, moment.do(model, batch, generator))
             vector = output.evidence.vector
             vectors.append((vector.mean(0) if vector.dim() == 3 else vector).double().cpu())
             labels.append(batch.label.cpu())
