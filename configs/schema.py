@@ -94,6 +94,8 @@ class TrainConfig:
     Attributes:
         epochs: of the main stages; presets refer to it.
         batch_size: images per optimiser step over all processes, before accumulation.
+        balance: how evenly the classes come: an epoch holds n_c^(1 - balance) images of a class in proportion; 0 = as
+            the data are, 1 = every class equally often.
         optimiser: "adamw", "adam" or "sgd" (momentum 0.9).
         lr: highest learning rate.
         weight_decay: on weights of two or more dimensions (not on biases and normalisation).
@@ -110,10 +112,15 @@ class TrainConfig:
         save_seconds: least time between two saves inside an epoch; 0 saves after every step.
         tensorboard: also write TensorBoard event files.
         progress: progress bar.
+        freeze: parts that no stage learns, whatever the recipe says (for instance [backbone]).
+        features: 0 = the backbone runs on every batch. n > 0, for a frozen backbone: its features are computed once for
+            n appearances of each training image (the image as it is, then n - 1 augmented ones) and kept in the cache;
+            epoch e trains on appearance e mod n.
     """
 
     epochs: int = 10
     batch_size: int = 64
+    balance: float = 0.0
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = 3e-3
     weight_decay: float = 1e-4
@@ -130,6 +137,8 @@ class TrainConfig:
     save_seconds: float = 60.0
     tensorboard: bool = False
     progress: bool = True
+    freeze: list[str] = field(default_factory=list)
+    features: int = 0
 
 
 @dataclass
@@ -152,6 +161,25 @@ class EvaluationConfig:
 
 
 @dataclass
+class AbstainConfig:
+    """When the trained model does not answer: how the threshold is chosen on the validation split.
+
+    Attributes:
+        score: what confidence is: "probability" of the class that is named, or its "margin" over the runner-up's.
+        risk: largest error among the answered; with neither ``risk`` nor ``coverage`` it is half of the error over all,
+            as far as that leaves half of the images answered.
+        coverage: least share of the images that is answered; in place of ``risk``.
+        confidence: None = the error on the validation images is compared with ``risk``; 0.95 = the true error is to
+            stay below it with 95 % confidence.
+    """
+
+    score: Literal["probability", "margin"] = "probability"
+    risk: Optional[float] = None  # noqa: UP045
+    coverage: Optional[float] = None  # noqa: UP045
+    confidence: Optional[float] = None  # noqa: UP045
+
+
+@dataclass
 class CacheConfig:
     """Where decoded images are kept.
 
@@ -170,8 +198,9 @@ class Config:
 
     Attributes:
         model: evidence, readout and their names.
-        backbone: ``{name, cut, weights, **options}``.
+        backbone: ``{name, cut, weights, **options}``; ``{module, cut, options}`` is somebody's own network.
         data: ``{name, **options}`` of the registry ``data sets``.
+        concept_costs: price of asking a person about a concept group, by its name; 1 for those not named.
         augment: training-time augmentation.
         cache: decoded images.
         loss: weight of each loss term by its label.
@@ -179,6 +208,7 @@ class Config:
         recipe: the stages by name, in order.
         train: how training runs.
         evaluation: what is measured after it.
+        abstain: when the model does not answer.
         init_from: folder of a run whose weights this one starts from (parts that match by name and shape).
         seed: of initial weights, data order and augmentation.
         sweep: keys that an experiment varies, with this run's values; for the report.
@@ -187,6 +217,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     backbone: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    concept_costs: dict[str, float] = field(default_factory=dict)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     cache: CacheConfig = field(default_factory=CacheConfig)
     loss: dict[str, float] = field(default_factory=dict)
@@ -194,6 +225,7 @@ class Config:
     recipe: dict[str, StageConfig] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    abstain: AbstainConfig = field(default_factory=AbstainConfig)
     init_from: Optional[str] = None  # noqa: UP045
     seed: int = 0
     sweep: dict[str, Any] = field(default_factory=dict)

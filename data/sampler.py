@@ -10,11 +10,47 @@ from torch.utils.data import Sampler
 from vitrarium.configs.errors import UserError
 
 Place = tuple[int, int]
-"""(epoch, index): augmentation is a function of both, so both travel to the worker."""
+"""(turn, index): augmentation is a function of both, so both travel to the worker.
+
+The turn says how often the example has come before in this stage: the number of the epoch, unless a balanced order
+lets the examples of rare classes come several times in one epoch.
+"""
+
+
+def check_balance(balance: float) -> float:
+    """``balance`` if it is a number in [0, 1].
+
+    Raises:
+        UserError: it is not.
+    """
+    if isinstance(balance, bool) or not isinstance(balance, (int, float)) or not 0 <= balance <= 1:
+        raise UserError(f"balance={balance}", "give a number from 0 (as the data are) to 1 (every class equally often)")
+    return float(balance)
+
+
+def class_quotas(counts: np.ndarray, balance: float) -> np.ndarray:
+    """How many examples of each class an epoch of N = sum of n_c examples takes.
+
+    q_c = N n_c^(1 - balance) / sum over classes of n^(1 - balance), rounded by largest remainders to whole numbers that
+    add up to N. A class without examples gets none; every other gets at least one.
+
+    Args:
+        counts: (C,) examples n_c of each class.
+        balance: 0 gives n_c, 1 the same number to every class that has examples.
+
+    Returns:
+        (C,) int64.
+    """
+    share = np.where(counts > 0, np.maximum(counts, 1) ** (1.0 - balance), 0.0)
+    exact = counts.sum() * share / max(share.sum(), 1e-300)
+    whole = np.floor(exact).astype(np.int64)
+    missing = int(counts.sum() - whole.sum())
+    whole[np.argsort(whole - exact, kind="stable")[:missing]] += 1
+    return whole
 
 
 class EpochSampler(Sampler[list[Place]]):
-    """Batches of places (epoch, index), the same whatever the number of workers.
+    """Batches of places (turn, index), the same whatever the number of workers.
 
     With ``shuffle`` a batch is the share of this process in a global batch: rank r takes ``global_batch[r::world]``,
     so one and two processes see the same global batches. Where the last global batch has fewer examples than there
@@ -24,6 +60,11 @@ class EpochSampler(Sampler[list[Place]]):
     Without ``shuffle`` every example comes exactly once over all processes, in order and without padding: rank r takes
     ``indices[r::world]`` in batches of ``batch_size``. Processes may differ by one batch.
 
+    With ``balance`` rare classes come more often and frequent ones less often, in epochs of the same length: each epoch
+    takes :func:`class_quotas` examples of each class. Nothing is drawn with replacement. The examples of a class stand
+    in a queue that goes on from epoch to epoch, one permutation of them after another: none comes again before all of
+    its class have come. What an epoch takes of the queue follows from its number, so it can be entered anywhere.
+
     Args:
         size: number of examples N.
         batch_size: examples per global batch (with ``shuffle``) or per batch (without).
@@ -32,6 +73,8 @@ class EpochSampler(Sampler[list[Place]]):
         rank: number of this process.
         world: number of processes.
         drop_last: leave out the last batch if it is smaller than the others.
+        labels: (N,) class of each example; needed to balance.
+        balance: in [0, 1]; 0 = every example once, 1 = every class equally often. Only with ``shuffle``.
 
     Attributes:
         epoch: the epoch whose order comes next; set it by :meth:`set_epoch`.
@@ -53,6 +96,8 @@ class EpochSampler(Sampler[list[Place]]):
         rank: int = 0,
         world: int = 1,
         drop_last: bool = False,
+        labels: np.ndarray | None = None,
+        balance: float = 0.0,
     ) -> None:
         if batch_size < 1:
             raise UserError(f"batches of {batch_size} images", "set batch_size to 1 or more")
@@ -67,6 +112,11 @@ class EpochSampler(Sampler[list[Place]]):
         self.size, self.batch_size, self.seed, self.shuffle = size, batch_size, seed, shuffle
         self.rank, self.world, self.drop_last = rank, world, drop_last
         self.epoch = self.start_batch = 0
+        self.queues: list[tuple[int, np.ndarray, int]] = []
+        if check_balance(balance) > 0:
+            if not shuffle or labels is None or len(labels) != size:
+                raise ValueError("a balanced order is shuffled and needs a label for every example")
+            self.queues = _queues(np.asarray(labels), balance)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Choose the epoch that comes next, and the batch it starts with.
@@ -79,19 +129,37 @@ class EpochSampler(Sampler[list[Place]]):
             self.epoch, self.start_batch = epoch, start_batch
 
     def order(self) -> np.ndarray:
-        """The N examples of the present epoch in their global order, (N,) int64."""
+        """The N places of the present epoch in their global order, (N, 2) int64: turn and index."""
         if not self.shuffle:
-            return np.arange(self.size)
-        return np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+            return self._once(np.arange(self.size))
+        mixed = np.random.default_rng([self.seed, self.epoch]).permutation(self.size)
+        if not self.queues:
+            return self._once(mixed)
+        return np.concatenate([self._taken(*queue) for queue in self.queues])[mixed]
+
+    def _once(self, indices: np.ndarray) -> np.ndarray:
+        return np.stack([np.full_like(indices, self.epoch), indices], 1)
+
+    def _taken(self, label: int, members: np.ndarray, quota: int) -> np.ndarray:
+        """What the present epoch takes of the queue of one class, (quota, 2)."""
+        count, begin = len(members), self.epoch * quota
+        turns = range(begin // count, -(-(begin + quota) // count))
+        # The 1 at the end keeps these streams apart from those of the epochs, [seed, epoch].
+        queue = [
+            np.stack([np.full(count, t), np.random.default_rng([self.seed, label, t, 1]).permutation(members)], 1)
+            for t in turns
+        ]
+        skipped = begin - turns.start * count
+        return np.concatenate(queue)[skipped : skipped + quota]
 
     def __iter__(self) -> Iterator[list[Place]]:
         """Batches from ``start_batch`` on; epoch and start are those of this moment, not of the first batch."""
         order, step = self.order(), self.batch_size
-        epoch, first, count = self.epoch, self.start_batch, self.batches
+        first, count = self.start_batch, self.batches
         if not self.shuffle:
             order = order[self.rank :: self.world]
         batches = (order[b * step : (b + 1) * step] for b in range(first, count))
-        return ([(epoch, int(i)) for i in self._share(batch)] for batch in batches)
+        return ([(turn, index) for turn, index in self._share(batch).tolist()] for batch in batches)
 
     def _share(self, batch: np.ndarray) -> np.ndarray:
         """What this process takes of a batch."""
@@ -110,3 +178,10 @@ class EpochSampler(Sampler[list[Place]]):
         examples = self.size if self.shuffle else len(range(self.rank, self.size, self.world))
         full, rest = divmod(examples, self.batch_size)
         return full + (rest > 0 and not self.drop_last)
+
+
+def _queues(labels: np.ndarray, balance: float) -> list[tuple[int, np.ndarray, int]]:
+    """Label, examples and examples per epoch of every class that has any."""
+    kinds, counts = np.unique(labels, return_counts=True)
+    members = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
+    return list(zip(kinds.tolist(), members, class_quotas(counts, balance).tolist(), strict=True))

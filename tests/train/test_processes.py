@@ -20,7 +20,10 @@ SETTINGS = [
     "train.precision=64-true",
     "train.accelerator=cpu",
     "train.threads=1",
-    "terms.cross_entropy.balanced=true",
+    "terms.cross_entropy.class_weight=balanced",
+    "terms.concepts.imbalance=pos_weight",
+    "data.imbalance=3",
+    "train.balance=0.7",
 ]
 
 

@@ -14,7 +14,6 @@ from vitrarium.data.concepts import ConceptGroup, ConceptSet
 from vitrarium.data.source import DataSource, Split
 from vitrarium.models import Evidence, Output
 from vitrarium.train.terms.base import Step, build_terms
-from vitrarium.train.terms.concepts import absent_to_present
 
 # Two categorical groups of 3 and 2 values around two yes/no concepts.
 CONCEPTS = ConceptSet(
@@ -62,7 +61,27 @@ def step(scores, truth, weight=None, logits=None, label=None):
     return Step(None, batch, Output(torch.zeros(n, 2) if logits is None else logits, evidence))
 
 
-def by_hand(scores, truth, weight, ratio, imbalance):
+def factors_by_hand(train, imbalance):
+    """What the true answer and the false one of every concept is multiplied by, from counts in plain loops."""
+    present, absent = [1.0] * 7, [1.0] * 7
+    for members in ((0, 1, 2), (4, 5)):
+        rows = [row for row in train if not any(math.isnan(row[m]) for m in members)]
+        counts = {m: sum(float(row[m]) for row in rows) for m in members}
+        for m in members:
+            if imbalance == "pos_weight":
+                present[m] = len(rows) / (len(members) * counts[m])
+            if imbalance == "weight":
+                ratios = [len(rows) / counts[v] - 1 for v in members]
+                present[m] = sum(ratios) / len(members) / (len(members) - 1)
+    for m in (3, 6):
+        known = [float(row[m]) for row in train if not math.isnan(row[m])]
+        ratio = len(known) / sum(known) - 1
+        present[m] = ratio if imbalance != "none" else 1.0
+        absent[m] = ratio if imbalance == "weight" else 1.0
+    return present, absent
+
+
+def by_hand(scores, truth, weight, present, absent):
     """Every (image, group) loss with its weight, in plain loops."""
     entries = []
     for s, t, w in zip(scores, truth, weight, strict=True):
@@ -71,15 +90,14 @@ def by_hand(scores, truth, weight, ratio, imbalance):
             if np.isnan(t[members]).any():
                 continue
             log_sum = math.log(sum(math.exp(v) for v in s[members]))
-            loss = -sum(t[m] * (s[m] - log_sum) for m in members)
+            loss = -sum(present[m] * t[m] * (s[m] - log_sum) for m in members)
             entries.append((loss, w[members].mean()))
         for m in (3, 6):
             if np.isnan(t[m]):
                 continue
             p = 1 / (1 + math.exp(-s[m]))
-            positive = ratio[m] if imbalance == "pos_weight" else 1.0
-            loss = -(positive * t[m] * math.log(p) + (1 - t[m]) * math.log(1 - p))
-            entries.append((loss * (ratio[m] if imbalance == "weight" else 1.0), w[m]))
+            loss = -(present[m] * t[m] * math.log(p) + absent[m] * (1 - t[m]) * math.log(1 - p))
+            entries.append((loss, w[m]))
     return entries
 
 
@@ -96,18 +114,16 @@ def test_concept_loss_against_loops(reduction, imbalance, weighted):
         "concepts"
     ].double()
     value = term(step(torch.tensor(scores), torch.tensor(truth), torch.tensor(weight) if weighted else None))
-    known = np.nansum(train, 0)
-    ratio = ((~np.isnan(train)).sum(0) - known) / known
-    entries = by_hand(scores, truth, weight, ratio, imbalance)
+    entries = by_hand(scores, truth, weight, *factors_by_hand(train, imbalance))
     total = sum(loss * w for loss, w in entries)
     expected = total / 5 if reduction == "sum" else total / sum(w for _, w in entries)
     assert float(value) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_concept_that_is_never_present_does_not_divide_by_zero():
-    truth = np.zeros((4, 7), np.float32)
-    ratio = absent_to_present(source(truth=truth))
-    assert torch.equal(ratio, torch.ones(7))
+    term = build_terms({"concepts": 1.0}, {"concepts": {"imbalance": "weight"}}, source(truth=np.zeros((4, 7))))
+    assert torch.equal(term["concepts"].present, torch.ones(7))
+    assert torch.equal(term["concepts"].absent, torch.ones(7))
 
 
 def test_all_unknown_is_zero_with_a_gradient():
@@ -127,15 +143,15 @@ def test_gradients_are_finite_where_groups_differ_in_width():
     assert (scores.grad[3:] != 0).all()
 
 
-@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("class_weight", ["none", "balanced"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_cross_entropy_against_loops(balanced, smoothing):
+def test_cross_entropy_against_loops(class_weight, smoothing):
     logits = torch.randn(6, 2, dtype=torch.float64)
     label = torch.tensor([0, 0, 1, 0, 1, 0])
-    spec = {"cross_entropy": {"balanced": balanced, "smoothing": smoothing}}
+    spec = {"cross_entropy": {"class_weight": class_weight, "smoothing": smoothing}}
     term = build_terms({"cross_entropy": 1.0}, spec, source())["cross_entropy"]
     value = term(step(torch.zeros(6, 7), torch.zeros(6, 7), logits=logits, label=label))
-    weight = np.array([4 / (2 * 3), 4 / (2 * 1)]) if balanced else np.ones(2)
+    weight = np.array([4 / (2 * 3), 4 / (2 * 1)]) if class_weight == "balanced" else np.ones(2)
     total, norm = 0.0, 0.0
     for row, y in zip(logits.numpy(), label.numpy(), strict=True):
         log_p = row - math.log(np.exp(row).sum())
