@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -16,6 +16,9 @@ from vitrarium.configs.errors import UserError, closest
 from vitrarium.configs.schema import Config, ExperimentConfig
 
 FOLDER = Path(__file__).parent
+
+PARTS = ("backbone", "model.evidence", "model.readout")
+"""Keys of ``{name, **options}``: whoever names another part starts from that part's own options."""
 
 
 def compose(
@@ -28,6 +31,8 @@ def compose(
     the options chosen by ``group=option``; the file ``config``; ``key=value`` overrides. An option is the name of a
     shipped YAML, of one in ``folders/<group>/``, or a path that ends in ``.yaml``. ``+group=option`` adds a group that
     the defaults do not name. A YAML may start with a ``defaults:`` list: ``group/option`` entries are merged before it.
+    A layer that names another backbone, evidence or readout than the layers below drops the options of theirs; the
+    overrides together count as one layer, in whatever order they come.
 
     Args:
         overrides: ``key=value`` strings.
@@ -77,6 +82,21 @@ def compose_experiment(name: str, overrides: Sequence[str] = (), folders: Iterab
     return experiment
 
 
+def assignments(words: Iterable[str]) -> dict[str, Any]:
+    """``["size=32", "split=random"]`` as a mapping, its values read as those of overrides are.
+
+    Raises:
+        UserError: a word without an equals sign, a value that is no YAML.
+    """
+    found = {}
+    for key, text in map(_pair, words):
+        try:
+            found[key] = _value(text)
+        except (YAMLError, OmegaConfBaseException) as error:
+            raise UserError(f"'{key}={text}' cannot be read", "put the value in quotes") from error
+    return found
+
+
 def options(group: str, folders: Iterable[str | Path] = ()) -> list[str]:
     """Names of the YAMLs in a group."""
     search = [*map(Path, folders), FOLDER]
@@ -89,6 +109,21 @@ def to_plain(config: DictConfig) -> dict[str, Any]:
         return OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
     except OmegaConfBaseException as error:
         raise _translate(error, config) from error
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the keys that it is too old to know, at their defaults."""
+    defaults: dict[str, Any] = OmegaConf.to_container(OmegaConf.structured(Config))  # type: ignore[assignment]
+    whole = {**defaults, **config}
+    for key, inner in defaults.items():
+        if isinstance(inner, dict) and isinstance(whole[key], Mapping):
+            whole[key] = {**{k: v for k, v in inner.items() if v != MISSING}, **whole[key]}
+    return whole
+
+
+def backbone_title(spec: Mapping[str, Any]) -> str:
+    """How reports call a backbone: by its name, somebody's own network by the path of its class."""
+    return str(spec.get("module") or spec["name"])
 
 
 def to_yaml(config: DictConfig) -> str:
@@ -171,11 +206,18 @@ def _merge(schema: type, layers: Sequence[Mapping[str, Any]], values: Sequence[s
             _check_keys(schema, layer)
             if "recipe" in layer:
                 config.recipe = {}
+            layer = _with_module_named(layer)
+            _drop_other_parts(config, _names(layer))
             config = OmegaConf.merge(config, layer)
-        for value in values:
-            key, text = _pair(value)
+        keys = [_pair(value)[0] for value in values]
+        if "backbone.module" in keys and "backbone.name" not in keys:
+            values = [*values, "backbone.name=module"]
+        pairs = [(key, _value(text)) for key, text in map(_pair, values)]
+        if schema is Config:
+            _drop_other_parts(config, {part: name for pair in pairs for part, name in _named_by(*pair)})
+        for key, value in pairs:
             _check_path(schema, config, key)
-            OmegaConf.update(config, key, _value(text), merge=True)
+            OmegaConf.update(config, key, value, merge=True)
         OmegaConf.resolve(config.copy())
         missing = sorted(OmegaConf.missing_keys(config))
     except OmegaConfBaseException as error:
@@ -183,6 +225,40 @@ def _merge(schema: type, layers: Sequence[Mapping[str, Any]], values: Sequence[s
     if missing:
         raise UserError(f"no value for {', '.join(missing)}", f"set {missing[0]}=...")
     return config
+
+
+def _with_module_named(layer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A layer that says ``backbone: {module: mypkg.Net}`` means the backbone called "module", whatever lies below."""
+    backbone = layer.get("backbone")
+    if not isinstance(backbone, Mapping) or "module" not in backbone or "name" in backbone:
+        return layer
+    return {**layer, "backbone": {"name": "module", **backbone}}
+
+
+def _names(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts that a layer names."""
+    found = {}
+    for part in PARTS:
+        spec: Any = layer
+        for step in part.split("."):
+            spec = spec.get(step) if isinstance(spec, Mapping) else None
+        if isinstance(spec, Mapping) and "name" in spec:
+            found[part] = spec["name"]
+    return found
+
+
+def _named_by(key: str, value: Any) -> list[tuple[str, Any]]:
+    """The part that an override names: ``model.evidence.name=concepts`` or ``model.evidence={name: concepts}``."""
+    if key.endswith(".name"):
+        key, value = key.removesuffix(".name"), {"name": value}
+    return [(key, value["name"])] if key in PARTS and isinstance(value, Mapping) and "name" in value else []
+
+
+def _drop_other_parts(config: DictConfig, named: Mapping[str, Any]) -> None:
+    """Take out the options of parts that go because another one is named in their place."""
+    for part, name in named.items():
+        if OmegaConf.select(config, f"{part}.name") not in (None, name):
+            OmegaConf.update(config, part, {}, merge=False)
 
 
 def _check_keys(schema: type, layer: Mapping[str, Any], prefix: str = "") -> None:

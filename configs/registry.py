@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatch
 from typing import Any, TypeVar
@@ -15,6 +16,9 @@ T = TypeVar("T")
 
 PLUGIN_GROUP = "vitrarium.plugins"
 _plugins: dict[str, str] | None = None
+
+# Told at level INFO what was loaded; the command line shows it on standard error.
+plugin_logger = logging.getLogger(PLUGIN_GROUP)
 
 
 def load_plugins() -> dict[str, str]:
@@ -35,6 +39,7 @@ def load_plugins() -> dict[str, str]:
                     "mend or uninstall the package that offers it",
                 ) from error
             _plugins[point.name] = point.value
+            plugin_logger.info("plugin %s (%s) loaded", point.name, point.value)
     return _plugins
 
 
@@ -60,13 +65,17 @@ class Registry:
         self._loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that files a class or function under ``name``; a second holder of a name is an error."""
+        """Decorator that files a class or function under ``name``; a second holder of a name is an error.
+
+        The same definition made again (a notebook cell that is run twice, a module that is reloaded) takes the place of
+        the older one.
+        """
         if not name.isidentifier() or name != name.lower():
             raise ValueError(f"{self.kind} names are snake_case identifiers, got {name!r}")
 
         def file(entry: T) -> T:
             known = self._entries.get(name)
-            if known is not None:
+            if known is not None and _definition(known) != _definition(entry):
                 raise ValueError(f"{self.kind} {name!r} is registered twice: {known!r} and {entry!r}")
             self._entries[name] = entry  # type: ignore[assignment]
             return entry
@@ -117,6 +126,12 @@ class Registry:
     def __contains__(self, name: str) -> bool:
         self._load()
         return name in self._entries
+
+
+def _definition(entry: Any) -> Any:
+    """What two makings of one definition have in common; for what has no name, the thing itself."""
+    names = getattr(entry, "__module__", None), getattr(entry, "__qualname__", None)
+    return entry if None in names else names
 
 
 def check_options(entry: Callable[..., Any], options: Mapping[str, Any], given: Iterable[str], what: str) -> None:

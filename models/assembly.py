@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from vitrarium.configs.errors import UserError
 from vitrarium.data.concepts import ConceptSet
 from vitrarium.data.preprocessing import Preprocessing
 from vitrarium.models.backbones import build_backbone
+from vitrarium.models.backbones.own_module import taken
 from vitrarium.models.classifier import TransparentClassifier
 from vitrarium.models.evidence.base import EVIDENCE
 from vitrarium.models.readouts.base import READOUTS
@@ -26,7 +28,8 @@ def build(
     """Build a classifier from names and options of its three parts.
 
     Args:
-        spec: ``{"backbone": ..., "evidence": ..., "readout": ...}``, each a name or ``{name, **options}``.
+        spec: ``{"backbone": ..., "evidence": ..., "readout": ...}``, each a name or ``{name, **options}``. The backbone
+            may also be a network or a :class:`Backbone`: a copy is taken, so that no two models share weights.
         class_names: names of the C >= 2 classes.
         concepts: the concept set of the data, if it has one.
         preprocessing: kept with the model for :meth:`TransparentClassifier.predict`.
@@ -42,7 +45,8 @@ def build(
             torch.manual_seed(seed)
         # Weights are drawn part by part from the top of the list, so that presets with the same backbone and seed
         # start from the same backbone.
-        backbone = build_backbone(spec["backbone"])
+        given = spec["backbone"]
+        backbone = taken(given) if isinstance(given, nn.Module) else build_backbone(given)
         offered = {
             "backbone": backbone,
             "channels": backbone.channels,
@@ -52,6 +56,8 @@ def build(
         refuse_missing_concepts(spec["evidence"], concepts)
         layer = EVIDENCE.build(spec["evidence"], **offered)
         readout = READOUTS.build(spec["readout"], layer=layer, **offered)
+    if isinstance(given, nn.Module):
+        spec = {**spec, "backbone": dict(backbone.origin)}
     return TransparentClassifier(backbone, layer, readout, tuple(class_names), concepts, preprocessing, spec)
 
 

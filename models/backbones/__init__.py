@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from vitrarium.configs.errors import UserError, closest
 from vitrarium.configs.registry import check_options
-from vitrarium.models.backbones.base import BACKBONES, Backbone
+from vitrarium.models.backbones.base import BACKBONES, MODULE, Backbone, Place, first_line
 
 __all__ = ["PREFIXES", "Place", "Prefix", "build_backbone", "describe_backbone", "list_backbones"]
 
@@ -32,20 +32,6 @@ class Prefix(NamedTuple):
         return list(getattr(importlib.import_module(self.module), self.names)())
 
 
-class Place(NamedTuple):
-    """A row of :func:`describe_backbone`.
-
-    Attributes:
-        cut: the name to cut at.
-        channels: D of the map there.
-        stride: pixels of the image per step of the map.
-    """
-
-    cut: str
-    channels: int
-    stride: int
-
-
 PREFIXES: dict[str, Prefix] = {
     "timm": Prefix("vitrarium.models.backbones.timm_adapter", "build_timm", "list_timm"),
 }
@@ -57,6 +43,9 @@ def build_backbone(spec: Mapping[str, Any] | str) -> Backbone:
     All take the options ``cut`` (where to end; default the end of the network), ``weights`` (a weight source, see
     :mod:`vitrarium.models.backbones.weights`; default random) and ``in_channels`` (default 3).
 
+    A name with a dot and no slash, or ``{module, **options}`` without a name, is somebody's own network: the dotted
+    path of a class or function in an allowed package.
+
     Example:
         >>> build_backbone("convnet").cut
         'stage4'
@@ -66,7 +55,7 @@ def build_backbone(spec: Mapping[str, Any] | str) -> Backbone:
     Raises:
         UserError: an unknown name or option, with the closest ones.
     """
-    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    options = _options(spec)
     name = str(options.get("name", ""))
     prefix, slash, model = name.partition("/")
     if slash:
@@ -74,12 +63,15 @@ def build_backbone(spec: Mapping[str, Any] | str) -> Backbone:
             raise UserError(f"unknown backbone '{name}'", closest(name, list_backbones()))
         family = PREFIXES[prefix]
         builder = getattr(importlib.import_module(family.module), family.builder)
-        del options["name"]
-        check_options(builder, options, ["model"], f"backbone '{name}'")
-        return builder(model, **options)
-    if name and name not in BACKBONES:
+        chosen = {key: value for key, value in options.items() if key != "name"}
+        check_options(builder, chosen, ["model"], f"backbone '{name}'")
+        backbone = builder(model, **chosen)
+    elif name and name not in BACKBONES:
         raise UserError(f"unknown backbone '{name}'", _cure(name))
-    return BACKBONES.build(options)
+    else:
+        backbone = BACKBONES.build(options)
+    backbone.origin = {**backbone.origin, **options}
+    return backbone
 
 
 def list_backbones(pattern: str = "*") -> list[str]:
@@ -93,19 +85,46 @@ def list_backbones(pattern: str = "*") -> list[str]:
     return names
 
 
-def describe_backbone(spec: Mapping[str, Any] | str) -> list[Place]:
+def describe_backbone(spec: Mapping[str, Any] | str, size: int | None = None) -> list[Place]:
     """Where a backbone can be cut: its named cuts from the image upwards, and the cut of ``spec`` if it is another.
 
     Weights are not loaded.
+
+    Args:
+        spec: a name or ``{name, **options}``.
+        size: height and width of the images that the sizes of maps are for; default one that the backbone surely takes.
+
+    Raises:
+        UserError: an unknown backbone, images that it does not take.
     """
-    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    options = _options(spec)
     cut = options.pop("cut", None)
     options.pop("weights", None)
-    backbone = build_backbone(options)
-    rows = [Place(name, *place) for name, place in backbone.cuts.items()]
-    if cut is not None and cut not in backbone.cuts:
-        rows.append(Place(cut, *backbone.truncate(cut).cuts[cut]))
+    whole = build_backbone(options)
+    side = size or whole.image_size or whole.probe_size
+    pixels = whole.mean.new_zeros(1, whole.in_channels, side, side)
+    try:
+        rows = whole.places(pixels)
+        if cut is not None and cut not in whole.cuts:
+            part = whole.truncate(cut)
+            rows.append(part.places(pixels)[-1])
+    except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"the backbone takes no images of {side} pixels: {first_line(error)}", "choose another"
+        ) from error
     return rows
+
+
+def _options(spec: Mapping[str, Any] | str) -> dict[str, Any]:
+    """A specification as ``{name, **options}``."""
+    if isinstance(spec, str):
+        own = "." in spec and "/" not in spec
+        return {"name": MODULE, MODULE: spec} if own else {"name": spec}
+    options = dict(spec)
+    if MODULE in options and "name" not in options:
+        return {"name": MODULE, **options}
+    name = str(options.get("name", ""))
+    return {**options, **_options(name)} if "." in name and "/" not in name else options
 
 
 def _cure(name: str) -> str:

@@ -13,9 +13,16 @@ from torch import Tensor, nn
 from vitrarium.configs.errors import UserError
 from vitrarium.configs.registry import Registry
 from vitrarium.models.backbones.layouts import Layout
+from vitrarium.models.backbones.probing import all_learning, numbers_behind, values_at
 from vitrarium.models.types import Features
 
 logger = logging.getLogger(__name__)
+
+FINAL = "final"
+"""The cut at the end of a whole network."""
+
+MODULE = "module"
+"""The name of backbones that are somebody's own network, and the option that says which."""
 
 if TYPE_CHECKING:
     from vitrarium.models.backbones.weights import WeightReport
@@ -31,6 +38,26 @@ class Cut(NamedTuple):
 
     channels: int
     stride: int
+
+
+class Place(NamedTuple):
+    """A place to cut a backbone, and what it is like there.
+
+    Attributes:
+        cut: the name to cut at.
+        channels: D of the map there.
+        stride: pixels of the image per step of the map.
+        height: h of the map.
+        width: w of the map.
+        parameters: how many numbers the network learns up to there.
+    """
+
+    cut: str
+    channels: int
+    stride: int
+    height: int
+    width: int
+    parameters: int
 
 
 class Backbone(nn.Module, ABC):
@@ -51,8 +78,10 @@ class Backbone(nn.Module, ABC):
         probe_size: a height and width it surely takes.
         channels_last: hand the pixels on with channels last in memory, an order that convolutions keep to the end; on
             a CPU it makes small and depthwise ones up to twice as fast.
-        origin: the name and options it was built from, where a weight source needs to know.
+        origin: the name and options it was built from: what ``build_backbone`` makes its like from.
         weight_report: what became of the ``weights`` it was built with, None without.
+        note: what else a person should know about its cut.
+        folded: what of the standardisation the first convolution of a deployed copy holds: "std", "mean" and "std".
     """
 
     mean: Tensor
@@ -69,6 +98,8 @@ class Backbone(nn.Module, ABC):
     channels_last: bool = False
     origin: Mapping[str, Any] = {}
     weight_report: WeightReport | None = None
+    note: str = ""
+    folded: tuple[str, ...] = ()
 
     def standardise_by(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         """Register the standardisation (C,) of the pixels."""
@@ -93,7 +124,9 @@ class Backbone(nn.Module, ABC):
                 f"the backbone takes {self.image_size} x {self.image_size} pixels, got {x.shape[2]} x {x.shape[3]}",
                 "set backbone.image_size to the size of the data",
             )
-        standard = (x - self.mean[:, None, None]) / self.std[:, None, None]
+        standard = x if "mean" in self.folded else x - self.mean[:, None, None]
+        if "std" not in self.folded:
+            standard = standard / self.std[:, None, None]
         return standard.contiguous(memory_format=torch.channels_last) if self.channels_last else standard
 
     @property
@@ -155,6 +188,27 @@ class Backbone(nn.Module, ABC):
         rest: tuple[nn.Module, int] = self.__dict__["_tail"]
         return rest
 
+    def maps(self, pixels: Tensor) -> dict[str, tuple[Tensor, Any]]:
+        """Of a whole backbone, by named cut, the map of ``pixels`` (B, C, H, W) and the node of its gradient."""
+        paths = {cut: self.aliases.get(cut, cut) for cut in self.cuts}
+        values = values_at(self.network, self.standardise(pixels), paths.values())
+        return {cut: values[path] for cut, path in paths.items()}
+
+    def places(self, pixels: Tensor) -> list[Place]:
+        """Of a whole backbone, what it is like at its named cuts for images like ``pixels`` (B, C, H, W) in [0, 1]."""
+        with all_learning(self):
+            return [
+                Place(cut, *self.cuts[cut], map.shape[2], map.shape[3], numbers_behind(node))
+                for cut, (map, node) in self.maps(pixels).items()
+            ]
+
+    def deployed(self) -> Backbone:
+        """A plain backbone that gives the same features in evaluation, for :func:`vitrarium.models.deploy.deploy`.
+
+        Called on a copy that may be taken apart; layers inside have been asked before. Default: itself.
+        """
+        return self
+
     def lipschitz_bound(self) -> float | None:
         """An upper bound on the L2 Lipschitz constant from pixels to map, standardisation included; None if unknown."""
         return None
@@ -186,12 +240,16 @@ def finish(backbone: Backbone, cut: str | None, weights: str | None) -> Backbone
         from vitrarium.models.backbones.weights import load_weights
 
         backbone.weight_report = load_weights(backbone, weights)
-        if not backbone.weight_report.complete:
-            logger.warning("%s", backbone.weight_report)
+        level = logging.INFO if backbone.weight_report.complete else logging.WARNING
+        logger.log(level, "%s", backbone.weight_report)
     return backbone
 
 
 BACKBONES = Registry(
     "backbone",
-    ["vitrarium.models.backbones.convnet", "vitrarium.models.backbones.resnet_cifar"],
+    [
+        "vitrarium.models.backbones.convnet",
+        "vitrarium.models.backbones.resnet_cifar",
+        "vitrarium.models.backbones.own_module",
+    ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from vitrarium.configs.errors import UserError, closest
@@ -39,6 +41,11 @@ class Stem(Backbone):
         value, *others = self.network(self.standardise(x))
         map, prefix = self.arrangement.read(value, x.shape[-2:])
         return Features(map, (*prefix, *others))
+
+    def maps(self, pixels: Tensor) -> dict[str, tuple[Tensor, Any]]:
+        """See :meth:`Backbone.maps`; of this one the map at its cut."""
+        map = self(pixels).map
+        return {self.cut: (map, map.grad_fn)}
 
     def split(self, cut: str) -> tuple[Backbone, nn.Module]:
         """Refused: what lies above this cut is gone."""

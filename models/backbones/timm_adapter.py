@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import timm
-import torch
+from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from vitrarium.configs.errors import UserError, closest
-from vitrarium.models.backbones.base import Backbone, Cut, finish, first_line, for_channels
+from vitrarium.models.backbones.base import FINAL, Backbone, Cut, finish, first_line, for_channels
 from vitrarium.models.backbones.layouts import Layout
+from vitrarium.models.backbones.probing import drop_unused, evaluate
 from vitrarium.models.backbones.tracing import without_inplace
 from vitrarium.models.types import Features
 
-T = TypeVar("T")
-
-FINAL = "final"
 PROBE_SIZE = 128
 
 
@@ -75,16 +72,29 @@ class TimmBackbone(Backbone):
     def truncate(self, cut: str) -> Backbone:
         """Up to ``cut``: a name of timm's feature list by timm's own means, any other module by torch.fx."""
         if cut == FINAL and FINAL in self.cuts:
-            drop_unused(self.network, _features, self._probe())
+            drop_unused(self.network, _end, self._probe())
             return self
         if cut not in self.cuts:
-            drop_unused(self.network, _features, self._probe())
+            drop_unused(self.network, _end, self._probe())
             return super().truncate(cut)
         names = list(self.cuts)
         place = names.index(cut)
         self.feature = _prune(self.network, place)
         self.cut, self.cuts = cut, {name: self.cuts[name] for name in names[: place + 1]}
         drop_unused(self.network, lambda network, pixels: _feature(network, pixels, self.feature), self._probe())
+        return self
+
+    def maps(self, pixels: Tensor) -> dict[str, tuple[Tensor, Any]]:
+        """See :meth:`Backbone.maps`."""
+        final, maps = _features(self.network, self.standardise(pixels))
+        if self.has_final:
+            maps = [*maps, self.layout.read(final, pixels.shape[-2:])[0]]
+        return {cut: (map, map.grad_fn) for cut, map in zip(self.cuts, maps, strict=True)}
+
+    def deployed(self) -> Backbone:
+        """Its blocks with several branches (RepVGG, MobileOne, LeViT ...) in the form with one that timm gives them."""
+        # What timm makes anew has torch's default type and place.
+        self.network = reparameterize_model(self.network, inplace=True).to(self.mean)
         return self
 
     def _explore(self, native: int) -> None:
@@ -181,42 +191,16 @@ def has_narrow_strided_pointwise(network: nn.Module) -> bool:
     )
 
 
-@torch.no_grad()
-def evaluate(network: nn.Module, run: Callable[[Any, Tensor], T], pixels: Tensor) -> T:
-    """``run(network, pixels)`` in evaluation mode; every module is left in the mode it was in."""
-    modes = {module: module.training for module in network.modules()}
-    try:
-        return run(network.eval(), pixels)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-
-
-def drop_unused(network: nn.Module, run: Callable[[Any, Tensor], T], pixels: Tensor) -> None:
-    """Take out the parts of a network that ``run`` does not call.
-
-    They belong to a head: vgg's ``pre_logits`` holds 120 of its 129 million parameters.
-    """
-    children = {name: child for name, child in network.named_children() if any(True for _ in child.parameters())}
-    called: set[str] = set()
-    hooks = [
-        module.register_forward_hook(lambda *_, name=name: called.add(name))
-        for name, child in children.items()
-        for module in child.modules()
-    ]
-    try:
-        evaluate(network, run, pixels)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    for name in children.keys() - called:
-        setattr(network, name, nn.Identity())
-
-
 def _features(network: Any, pixels: Tensor) -> tuple[Any, list[Tensor]]:
     """The final value as the model gives it, and the maps (B, D, h, w) of its feature list."""
     final, maps = network.forward_intermediates(pixels, output_fmt="NCHW")
     return final, maps
+
+
+def _end(network: Any, pixels: Tensor) -> Tensor:
+    """The final value, or the last map where that is no tensor."""
+    final, maps = _features(network, pixels)
+    return final if isinstance(final, Tensor) else maps[-1]
 
 
 def _feature(network: Any, pixels: Tensor, index: int) -> Tensor:

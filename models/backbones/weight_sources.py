@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from vitrarium.configs.errors import UserError, closest
 from vitrarium.configs.registry import Registry
 from vitrarium.models.backbones.base import Backbone, first_line
+from vitrarium.models.zoo import animal_folder
 
 TORCH_FILES = (".pt", ".pth", ".th", ".ckpt", ".bin")
 FOLDER_FILES = ("model/model.safetensors", "model.safetensors")
@@ -55,6 +56,8 @@ def find_weights(source: str, module: nn.Module) -> FoundWeights:
     if source in WEIGHT_SOURCES and not Path(source).exists():
         return WEIGHT_SOURCES.get(source)(module)
     path = Path(source).expanduser()
+    if not path.exists():
+        path = animal_folder(source) or path
     if path.is_dir():
         files = [path / name for name in FOLDER_FILES if (path / name).is_file()]
         if not files:
@@ -127,13 +130,19 @@ def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
 
 @WEIGHT_SOURCES.register("hub")
 def hub(module: nn.Module) -> FoundWeights:
-    """Weights that timm itself names as pretrained, downloaded or from its cache."""
-    from vitrarium.models.backbones.timm_adapter import create
-
+    """Weights that timm or torchvision themselves name as pretrained, downloaded or from their cache."""
+    path = str(getattr(module, "origin", {}).get("module", ""))
+    if path.startswith("torchvision.models."):
+        return _torchvision(path)
     origin = _origin(module)
     model = str(origin.get("name", "")).removeprefix("timm/")
     if not model:
-        raise UserError("weights: 'hub' is for timm/ backbones", "give a file, or choose a timm/ backbone")
+        raise UserError(
+            "weights: 'hub' is for timm/ backbones and model functions of torchvision",
+            "give a file, or choose a timm/ backbone",
+        )
+    from vitrarium.models.backbones.timm_adapter import create
+
     try:
         network = create(model, origin["in_channels"], origin["image_size"], pretrained=True)
     except Exception as error:
@@ -143,6 +152,25 @@ def hub(module: nn.Module) -> FoundWeights:
             "check the network, or download the file elsewhere and give its path",
         ) from error
     return FoundWeights(dict(network.state_dict()))
+
+
+def _torchvision(path: str) -> FoundWeights:
+    """The default weights of a model function, and the standardisation they belong to."""
+    from torchvision.models import get_model_weights
+
+    name = path.rpartition(".")[2]
+    try:
+        chosen = get_model_weights(name).DEFAULT
+        state, pixels = chosen.get_state_dict(progress=False, check_hash=True), chosen.transforms()
+    except Exception as error:
+        # As above: the user decides what to do.
+        raise UserError(
+            f"weights: {path} could not be had from the hub: {first_line(error)}",
+            "check the network, or download the file elsewhere and give its path",
+        ) from error
+    if not hasattr(pixels, "mean"):
+        return FoundWeights(dict(state))
+    return FoundWeights(dict(state), tuple(pixels.mean), tuple(pixels.std))
 
 
 @WEIGHT_SOURCES.register("efficientnet_lite0")

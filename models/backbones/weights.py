@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,17 +46,25 @@ class WeightReport:
         """Whether every parameter of the network was loaded."""
         return not self.missing and not self.mismatched
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain containers, with the report in one line under "said"."""
+        return {"said": str(self), **asdict(self)}
+
     def __str__(self) -> str:
         said = f"weights '{self.source}': {len(self.matched)} tensors loaded, {self.fraction:.1%} of the parameters"
-        for what, names in (
-            ("missing", self.missing),
-            ("not used", self.unexpected),
-            ("of another shape", self.mismatched),
-            ("folded to the input channels", self.adapted),
-        ):
-            if names:
-                said += f"; {len(names)} {what} ({_some(names)})"
+        for what, names in self.unmatched().items():
+            said += f"; {len(names)} {what} ({_some(names)})"
         return said
+
+    def unmatched(self) -> dict[str, tuple[str, ...]]:
+        """By what became of them, the names that did not simply match."""
+        found = {
+            "missing": self.missing,
+            "not used": self.unexpected,
+            "of another shape": self.mismatched,
+            "folded to the input channels": self.adapted,
+        }
+        return {what: names for what, names in found.items() if names}
 
 
 def load_weights(module: nn.Module, source: str | Path, *, minimum: float = 0.5) -> WeightReport:

@@ -38,6 +38,52 @@ def test_an_event_can_be_set_and_added_by_name():
     }
 
 
+@pytest.mark.parametrize(
+    ("overrides", "part", "left"),
+    [
+        (["model.evidence.name=features"], "evidence", {"name": "features"}),
+        (["model.evidence={name: features}"], "evidence", {"name": "features"}),
+        (["model.evidence.name=concepts"], "evidence", {"name": "concepts", "activation": "sigmoid"}),
+        (["model.evidence.name=top", "model.evidence.k=3"], "evidence", {"name": "top", "k": 3}),
+        (["model.evidence.k=3", "model.evidence.name=top"], "evidence", {"name": "top", "k": 3}),
+        (["model.readout.name=mlp", "model.readout.hidden=[8]"], "readout", {"name": "mlp", "hidden": [8]}),
+    ],
+)
+def test_another_part_does_not_inherit_options(overrides, part, left):
+    config = to_plain(compose(["model=cbm", *overrides]))
+    assert config["model"][part] == left
+    other = {"evidence": "readout", "readout": "evidence"}[part]
+    assert config["model"][other] == to_plain(compose(["model=cbm"]))["model"][other]
+
+
+def test_another_backbone_does_not_inherit_options(tmp_path):
+    (tmp_path / "backbone").mkdir()
+    (tmp_path / "backbone" / "wide.yaml").write_text(
+        "backbone: {name: convnet, widths: [64], weights: w.safetensors}\n"
+    )
+
+    def backbone(*overrides, config=None):
+        return to_plain(compose(["backbone=wide", *overrides], config, [tmp_path]))["backbone"]
+
+    assert backbone("backbone.cut=stage1")["widths"] == [64]
+    assert backbone("backbone.cut=layer2", "backbone.name=timm/resnet18") == {"name": "timm/resnet18", "cut": "layer2"}
+    assert backbone("backbone.module=mine.Net") == {"name": "module", "module": "mine.Net"}
+    own = tmp_path / "own.yaml"
+    own.write_text("backbone: {name: resnet20}\n")
+    assert backbone(config=own) == {"name": "resnet20"}
+    own.write_text("backbone: {cut: stage1}\n")
+    assert backbone(config=own)["weights"] == "w.safetensors"
+
+
+def test_a_preset_that_names_another_part_starts_from_it(tmp_path):
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("defaults: [model/cbm]\nmodel: {evidence: {name: features}}\n")
+    assert to_plain(compose([f"model={preset}"]))["model"]["evidence"] == {"name": "features"}
+    preset.write_text("defaults: [model/cbm]\nmodel: {evidence: {side: 4}}\n")
+    evidence = {"name": "concepts", "activation": "sigmoid", "side": 4}
+    assert to_plain(compose([f"model={preset}"]))["model"]["evidence"] == evidence
+
+
 def test_own_folders_and_paths_are_options(tmp_path):
     (tmp_path / "model").mkdir()
     preset = tmp_path / "model" / "mine.yaml"
@@ -108,6 +154,6 @@ def test_every_shipped_option_composes():
         for option in options(group):
             to_plain(compose([f"{group}={option}"]))
     for option in options("data"):
-        to_plain(compose([f"data={option}", "data.root=x"] if option == "folder" else [f"data={option}"]))
+        to_plain(compose([f"data={option}", "data.root=x"]))
     for option in options("experiment"):
         compose_experiment(option)

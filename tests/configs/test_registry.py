@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+import logging
 import sys
 import textwrap
 
@@ -62,6 +64,26 @@ def test_a_name_taken_twice_is_an_error():
         animals.register("owl")(object)
 
 
+def test_a_definition_made_again_takes_the_place_of_the_older():
+    """A notebook cell that is run twice, or a module that is reloaded."""
+    animals, cell = Registry("animal"), "@animals.register('newt')\nclass Newt:\n    legs = {}\n"
+    for legs in (3, 4):
+        exec(cell.format(legs), {"animals": animals, "__name__": "__main__"})
+    assert animals.build("newt").legs == 4
+    with pytest.raises(ValueError, match="registered twice"):
+        exec(cell.format(5), {"animals": animals, "__name__": "elsewhere"})
+    with pytest.raises(ValueError, match="registered twice"):
+        exec(cell.format(5).replace("Newt", "Eft"), {"animals": animals, "__name__": "__main__"})
+    assert animals.build("newt").legs == 4
+
+
+def test_what_has_no_name_is_never_the_same_definition():
+    animals = Registry("animal")
+    animals.register("newt")(functools.partial(dict, legs=4))
+    with pytest.raises(ValueError, match="registered twice"):
+        animals.register("newt")(functools.partial(dict, legs=3))
+
+
 def test_names_are_snake_case():
     with pytest.raises(ValueError, match="snake_case"):
         make().register("BarnOwl")
@@ -72,7 +94,7 @@ def test_closest_lists_a_short_registry_whole():
     assert closest("zzz", []) == "there are none"
 
 
-def test_a_plugin_of_another_package_is_loaded(tmp_path, monkeypatch):
+def test_a_plugin_of_another_package_is_loaded(tmp_path, monkeypatch, caplog):
     """A package that offers the entry point registers its members when a registry is first asked."""
     package = tmp_path / "birds"
     package.mkdir()
@@ -96,8 +118,10 @@ def test_a_plugin_of_another_package_is_loaded(tmp_path, monkeypatch):
 
     monkeypatch.setattr(EVIDENCE, "_loaded", False)
     try:
-        assert "birdsong" in EVIDENCE
-        assert module.load_plugins() == {"birds": "birds"}
+        with caplog.at_level(logging.INFO, module.plugin_logger.name):
+            assert "birdsong" in EVIDENCE
+            assert module.load_plugins() == {"birds": "birds"}
+        assert caplog.messages == ["plugin birds (birds) loaded"]
     finally:
         EVIDENCE._entries.pop("birdsong", None)
         sys.modules.pop("birds", None)

@@ -63,16 +63,21 @@ def test_list_has_registered_and_timm_names():
 
 
 def test_describe_lists_named_cuts_and_the_one_asked_for():
-    rows = describe_backbone({"name": "timm/resnet10t", "cut": "layer2.0.bn1", "weights": "not/read"})
-    assert [tuple(row) for row in rows] == [
-        ("act1", 64, 2),
-        ("layer1", 64, 4),
-        ("layer2", 128, 8),
-        ("layer3", 256, 16),
-        ("layer4", 512, 32),
-        ("final", 512, 32),
-        ("layer2.0.bn1", 128, 8),
+    rows = describe_backbone({"name": "timm/resnet10t", "cut": "layer2.0.bn1", "weights": "not/read"}, size=96)
+    assert [row[:5] for row in rows] == [
+        ("act1", 64, 2, 48, 48),
+        ("layer1", 64, 4, 24, 24),
+        ("layer2", 128, 8, 12, 12),
+        ("layer3", 256, 16, 6, 6),
+        ("layer4", 512, 32, 3, 3),
+        ("final", 512, 32, 3, 3),
+        ("layer2.0.bn1", 128, 8, 12, 12),
     ]
+    for row in rows:
+        part = build_backbone({"name": "timm/resnet10t", "cut": row.cut})
+        assert row.parameters == sum(p.numel() for p in part.parameters()), row.cut
+    with pytest.raises(UserError, match="takes no images of 1 pixels"):
+        describe_backbone("convnet", size=1)
     assert [row.cut for row in describe_backbone("convnet")] == ["stage1", "stage2", "stage3", "stage4"]
 
 
