@@ -59,6 +59,14 @@ class Readout(nn.Module, ABC):
     def contributions(self, evidence: Evidence, classes: Tensor) -> Contributions:
         """Contributions of the units to the logit of ``classes`` (B,)."""
 
+    def deployed(self) -> Readout:
+        """A plain readout that gives the same logits in evaluation; see :meth:`EvidenceLayer.deployed`."""
+        return self
+
+    def export_problem(self, format: str) -> str | None:
+        """Why the readout cannot be exported to ``format``; see :meth:`EvidenceLayer.export_problem`."""
+        return None
+
     def rules(self) -> list[dict[str, Any]]:
         """What the readout has learnt, in words, where it can be said (sparse weights, tree paths)."""
         return []

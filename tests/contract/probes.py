@@ -140,6 +140,9 @@ class Gaussian(EvidenceLayer):
         activations = do.apply(scores.sigmoid())
         return replace(evidence, activations=activations, vector=self.assemble(activations, evidence))
 
+    def export_problem(self, format):
+        return "corrections solve a linear system, which ONNX cannot" if format == "onnx" else None
+
 
 # 4. Two views of each image that must agree.
 @TERMS.register("probe_agree")
@@ -160,7 +163,8 @@ class Certified(EvidenceLayer):
         self.set_units(UnitTable.anonymous("centre", centres))
 
     def forward(self, features):
-        distance = torch.cdist(features.map.mean((2, 3)), self.centres)
+        # ONNX has no torch.cdist.
+        distance = (features.map.mean((2, 3))[:, None] - self.centres).norm(dim=-1)
         return Evidence(-distance, -distance)
 
     def assemble(self, activations, evidence):

@@ -12,6 +12,7 @@ from vitrarium.data.concepts import ConceptSet
 from vitrarium.data.preprocessing import Preprocessing
 from vitrarium.models import Intervention, build, load_model, save_model
 from vitrarium.models.evidence.base import EVIDENCE
+from vitrarium.models.export import export_model
 from vitrarium.models.readouts.base import READOUTS
 
 CONCEPTS = ConceptSet.categorical(
@@ -51,6 +52,20 @@ def make(evidence, readout, backbone=SMALL, seed=0):
         model.evidence.absent.fill_(-2.0)
         model.evidence.present.fill_(3.0)
     return model.eval()
+
+
+def check_export(model, path, format):
+    """Exported and checked against the model, or refused as its parts say; what they say is true both ways."""
+    problems = [part.export_problem(format) for part in (model.evidence, model.readout)]
+    if not any(problems):
+        assert export_model(model, path, format).difference <= 1e-4
+        return
+    with pytest.raises(UserError, match="cannot be exported"):
+        export_model(model, path, format)
+    for part in (model.evidence, model.readout):
+        part.export_problem = lambda format: None
+    with pytest.raises(UserError):
+        export_model(model, path, format)
 
 
 @pytest.mark.parametrize(("evidence", "readout"), PAIRS, ids=NAMES)
@@ -133,27 +148,11 @@ class TestPair:
         assert ours.names == theirs.names
         torch.testing.assert_close(ours.absent, theirs.absent, equal_nan=True)
 
-    def test_torch_export_follows_it(self, evidence, readout):
+    def test_torch_export_follows_it(self, evidence, readout, tmp_path):
         model = make(evidence, readout)
         if any(not p.requires_grad for p in model.parameters()):
             pytest.fail("a fresh model is wholly trainable")
-        x = torch.rand(2, 3, 16, 16)
-
-        class Plain(torch.nn.Module):
-            def __init__(self, model):
-                super().__init__()
-                self.model = model
-
-            def forward(self, image, mask, values):
-                output = self.model(image, Intervention(mask, values))
-                return output.logits, output.evidence.activations
-
-        units = len(model.evidence.units)
-        arguments = (x, torch.rand(2, units) < 0.5, torch.rand(2, units))
-        with torch.no_grad():
-            exported = torch.export.export(Plain(model), arguments).module()
-            for a, b in zip(exported(*arguments), Plain(model)(*arguments), strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+        check_export(model, tmp_path / "model.pt2", "torch")
 
     def test_predicts_from_an_array_by_name(self, evidence, readout):
         model = make(evidence, readout)
@@ -166,6 +165,27 @@ class TestPair:
             low, high = float(model.evidence.absent[0]), float(model.evidence.present[0])
             assert corrected.units["colour=red"] == pytest.approx(low)
             assert corrected.units["colour=blue"] == pytest.approx(high)
+
+
+# ONNX takes seconds: each evidence layer under one readout, each readout on one layer.
+ONCE = [(e, {"name": "linear"}) for e in EVIDENCES] + [({"name": "features"}, r) for r in ALL_READOUTS]
+
+
+@pytest.mark.parametrize(("evidence", "readout"), ONCE)
+def test_onnx_says_the_same(evidence, readout, tmp_path):
+    check_export(make(evidence, readout), tmp_path / "model.onnx", "onnx")
+
+
+@pytest.mark.parametrize(("evidence", "readout"), PAIRS, ids=NAMES)
+def test_deployed_it_answers_the_same(evidence, readout):
+    model = make(evidence, readout).double()
+    deployed, x, units = model.deploy(), torch.rand(3, 3, 16, 16).double(), len(model.evidence.units)
+    do = Intervention(torch.rand(3, units) < 0.5, torch.rand(3, units))
+    for given in (None, do):
+        ours, theirs = model(x, given), deployed(x, given)
+        torch.testing.assert_close(theirs.logits, ours.logits, rtol=0, atol=1e-9)
+        torch.testing.assert_close(theirs.evidence.activations, ours.evidence.activations, rtol=0, atol=1e-9)
+    assert deployed.evidence.units.names == model.evidence.units.names
 
 
 def test_the_same_seed_gives_the_same_backbone_whatever_stands_on_it():

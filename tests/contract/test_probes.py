@@ -11,6 +11,7 @@ from vitrarium.data.concepts import ConceptSet
 from vitrarium.models import Intervention, build
 
 from . import probes  # noqa: F401  (registers them)
+from .test_matrix import SMALL, check_export, make
 
 RECIPES = {
     "whitened": """
@@ -85,6 +86,22 @@ def test_trains_resumes_and_is_set(name, tiny, tmp_path, monkeypatch):
     assert float(after.evidence.activations[0, 0]) == pytest.approx(value)
     assert not torch.allclose(before.logits[0], after.logits[0])
     torch.testing.assert_close(before.logits[1], after.logits[1])
+
+
+CUT = {"name": "timm/resnet10t", "cut": "layer2.0.bn1"}
+PROBES = {
+    "whitened": (CUT, "probe_whitened", "probe_network"),
+    "leaves": (SMALL, "features", "probe_leaves"),
+    "gaussian": (SMALL, "probe_gaussian", "linear"),
+    "certified": (SMALL, "probe_certified", "linear"),
+}
+
+
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+@pytest.mark.parametrize("name", PROBES)
+def test_is_exported_or_says_why_not(name, format, tmp_path):
+    backbone, evidence, readout = PROBES[name]
+    check_export(make(evidence, readout, backbone), tmp_path / {"onnx": "m.onnx", "torch": "m.pt2"}[format], format)
 
 
 def test_leaves_learn_without_gradients_and_every_step(tiny, tmp_path):
