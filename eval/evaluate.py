@@ -19,6 +19,8 @@ from vitrarium.eval.metrics.base import METRICS
 from vitrarium.eval.metrics.human import human_agreement
 from vitrarium.eval.metrics.resampling import Bootstrap, Interval
 from vitrarium.eval.records import Record, write_records, write_table
+from vitrarium.eval.risk_coverage import COLUMNS as RISK_COLUMNS
+from vitrarium.eval.risk_coverage import RiskCurve, curve_rows, plot_risk_coverage, selective_records
 from vitrarium.eval.scorecard import (
     Scorecard,
     class_rows,
@@ -53,6 +55,8 @@ class Evaluation:
         class_rows: rows of ``per_class.csv``.
         concept_rows: rows of ``per_concept.csv``.
         curves: curves by scope, for pictures.
+        risk_rows: rows of ``risk_coverage.csv``.
+        risks: risk-coverage curves, one per scope.
         notes: what could not be measured, and why.
         collected: the undegraded answers, for whoever wants to look further.
     """
@@ -62,6 +66,8 @@ class Evaluation:
     class_rows: list[dict[str, Any]] = field(default_factory=list)
     concept_rows: list[dict[str, Any]] = field(default_factory=list)
     curves: dict[str, list[Curve]] = field(default_factory=dict)
+    risk_rows: list[dict[str, Any]] = field(default_factory=list)
+    risks: list[RiskCurve] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     collected: Collected | None = None
 
@@ -85,13 +91,14 @@ class Evaluation:
     def write(self, folder: str | Path) -> Path:
         """Write tables and picture into ``folder``; each file appears whole, ``results.csv`` last.
 
-        ``results.csv``, ``curves.csv``, ``curves.png``, ``per_class.csv``, ``per_concept.csv``; those of an earlier
-        evaluation that no longer apply are removed.
+        ``results.csv``, ``curves.csv``, ``curves.png``, ``risk_coverage.csv``, ``risk_coverage.png``,
+        ``per_class.csv``, ``per_concept.csv``; those of an earlier evaluation that no longer apply are removed.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tables = {
             "curves.csv": (self.curve_rows, CURVE_COLUMNS),
+            "risk_coverage.csv": (self.risk_rows, RISK_COLUMNS),
             "per_class.csv": (self.class_rows, None),
             "per_concept.csv": (self.concept_rows, list(dict.fromkeys(k for row in self.concept_rows for k in row))),
         }
@@ -100,11 +107,16 @@ class Evaluation:
                 write_table(folder / name, rows, columns)
             else:
                 (folder / name).unlink(missing_ok=True)
-        if self.curves:
-            first = self.records[0]
-            plot_curves(self.curves, folder / "curves.png", f"{first.preset} on {first.data}, {first.split} split")
-        else:
-            (folder / "curves.png").unlink(missing_ok=True)
+        title = "{0.preset} on {0.data}, {0.split} split".format(self.records[0])
+        pictures: dict[str, tuple[Callable[..., Path], Any]] = {
+            "curves.png": (plot_curves, self.curves),
+            "risk_coverage.png": (plot_risk_coverage, self.risks),
+        }
+        for name, (draw, curves) in pictures.items():
+            if curves:
+                draw(curves, folder / name, title)
+            else:
+                (folder / name).unlink(missing_ok=True)
         write_records(folder / "results.csv", self.records)
         return folder
 
@@ -166,7 +178,10 @@ def evaluate(
     for name in degradations:
         degraded = _collect(card, loader_for, name, device, progress)
         _measure(card, name, degraded, fitting, Bootstrap(len(degraded), bootstrap), trials)
-    return Evaluation(card.records, card.curve_rows, classes, concepts, card.curves, card.notes, collected)
+    risk_rows = curve_rows(card, card.risks)
+    return Evaluation(
+        card.records, card.curve_rows, classes, concepts, card.curves, risk_rows, card.risks, card.notes, collected
+    )
 
 
 def _policies(policies: Sequence[str | Mapping[str, Any]]) -> dict[str, Policy]:
@@ -223,6 +238,7 @@ def _measure(
 ) -> None:
     """What is measured in every scope that is a set of images."""
     task_records(card, scope, collected, boot)
+    card.risks.append(selective_records(card, scope, collected, boot))
     concept_records(card, scope, collected, boot)
     intervention_records(card, scope, collected, policies, None, boot, trials)
 

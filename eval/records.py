@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from vitrarium.configs.files import whole_file
+
 Category = Literal[
     "task", "concept", "intervention", "compactness", "faithfulness", "alignment", "stability", "robustness", "cost"
 ]
@@ -79,11 +81,7 @@ def read_records(path: Path) -> list[Record]:
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
     """Write any table as CSV, beside and then renamed, so that a reader never sees half of it."""
     names = list(columns or (rows[0] if rows else []))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-    beside.replace(path)

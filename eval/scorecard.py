@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from vitrarium.eval.metrics.ranking import area_under_roc, concept_aucs
 from vitrarium.eval.metrics.resampling import NO_INTERVAL, Bootstrap, Interval
 from vitrarium.eval.records import Record
 from vitrarium.models.classifier import TransparentClassifier
+
+if TYPE_CHECKING:
+    from vitrarium.eval.risk_coverage import RiskCurve
 
 IDENTITY = ("run", "preset", "family", "data", "seed")
 TASK = ("accuracy", "balanced_accuracy", "ece", "nll", "brier")
@@ -38,6 +41,7 @@ class Scorecard:
         records: what was measured so far.
         curve_rows: rows of ``curves.csv``.
         curves: curves by scope.
+        risks: risk-coverage curves, one per scope.
         notes: what could not be measured, and why.
     """
 
@@ -52,6 +56,7 @@ class Scorecard:
         self.records: list[Record] = []
         self.curve_rows: list[dict[str, Any]] = []
         self.curves: dict[str, list[Curve]] = {}
+        self.risks: list[RiskCurve] = []
         self.notes: list[str] = []
 
     @cached_property
@@ -60,9 +65,9 @@ class Scorecard:
         units = self.model.evidence.units
         return units.concepts if units.truth == "concept" else None
 
-    def metric(self, name: str) -> SumMetric:
+    def metric(self, name: str, **options: Any) -> Any:
         """A streaming metric for this model."""
-        return METRICS.build(name, classes=len(self.model.class_names), concepts=self.concepts)
+        return METRICS.build({"name": name, **options}, classes=len(self.model.class_names), concepts=self.concepts)
 
     def row(self, scope: str) -> dict[str, Any]:
         """The identity of a number, for tables."""
@@ -93,10 +98,12 @@ class Scorecard:
             )
         )
 
-    def add_sums(self, names: Sequence[str], scope: str, answers: Tensor, truth: Tensor, boot: Bootstrap) -> None:
+    def add_sums(
+        self, names: Sequence[str], scope: str, answers: Tensor, truth: Tensor, boot: Bootstrap, **options: Any
+    ) -> None:
         """File metrics that are functions of sums over images, with their intervals."""
         for name in names:
-            metric = self.metric(name)
+            metric: SumMetric = self.metric(name, **options)
             parts = metric.parts(answers, truth)
             value = metric.finish(parts.double().sum(0))
             self.add(name, scope, value, boot.of_metric(metric, parts), {**metric.choices, **boot.choices})

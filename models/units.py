@@ -58,6 +58,11 @@ class UnitTable:
         return self.alive.shape[0]
 
     @property
+    def named(self) -> bool:
+        """Whether the units carry names that mean something to people, and not just numbers."""
+        return any(group.name != f"{self.kind}_{m}" for m, group in enumerate(self.groups))
+
+    @property
     def concepts(self) -> ConceptSet:
         """The units seen as a concept set (for names, groups and costs)."""
         return ConceptSet(self.groups)

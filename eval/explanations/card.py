@@ -45,7 +45,7 @@ def card(explanation: Explanation, top: int = 5, dpi: int = 150) -> bytes:
 
 def _note(e: Explanation) -> str:
     """What must not be left out, in few words."""
-    said = []
+    said = [words.abstention_words(e)] if e.abstained is not None else []
     if e.before is not None:
         said.append(words.correction_words(e))
     if not e.units_take_part:

@@ -13,6 +13,7 @@ from vitrarium.configs.errors import UserError
 from vitrarium.data.concepts import ConceptGroup
 from vitrarium.eval.explanations.base import EXPLAINERS
 from vitrarium.eval.explanations.reasons import Explanation, Reason, Share, Unit, pick_rival, total
+from vitrarium.models.abstention import confidence_of
 from vitrarium.models.classifier import TransparentClassifier
 from vitrarium.models.prediction import to_pixels
 from vitrarium.models.readouts.base import Contributions
@@ -83,7 +84,8 @@ def _assemble(
 ) -> Explanation:
     """All numbers of an explanation from what the model gave."""
     (order, rival), names, table = ranked, model.class_names, model.evidence.units
-    logits = output.logits[0].double()
+    logits, chosen = output.logits[0].double(), model.abstention
+    sure = float(confidence_of(output.logits, "probability" if chosen is None else chosen.score)[0])
     probabilities, before = logits.softmax(-1), seen.logits[0].softmax(-1)
     units = _units(table, output.evidence, shares, set_to)
     logit = Share(float(logits[order[0]]), float(logits[rival]))
@@ -101,12 +103,13 @@ def _assemble(
         bias=bias,
         unexplained=Share(logit.label - told.label, logit.rival - told.rival),
         additive=all(s.additive for s in shares),
-        named=any(g.name != f"{table.kind}_{m}" for m, g in enumerate(table.groups)),
+        named=table.named,
         kind=table.kind,
         has_remainder=bool((model.evidence.unit_of < 0).any()) or bool(remainder.label or remainder.rival),
         top=top,
         image=(pixels[0].permute(1, 2, 0).clamp(0, 1) * 255).round().byte().cpu().numpy(),
         before=(names[int(before.argmax())], float(before.max())) if set_to else None,
+        abstained=None if chosen is None or sure >= chosen.threshold else (sure, chosen.threshold),
     )
 
 

@@ -71,6 +71,18 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def smaller(png: bytes, width: int = 1240) -> bytes:
+    """A picture no wider than ``width`` pixels with at most 256 colours: a page with many of them stays small."""
+    with Image.open(io.BytesIO(png)) as opened:
+        picture = opened.convert("RGB")
+    if picture.width > width:
+        height = max(1, round(picture.height * width / picture.width))
+        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
 def data_address(content: bytes, kind: str = "image/png") -> str:
     """Bytes as an address that a page can hold in itself."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -30,7 +30,7 @@ def content(e: Explanation) -> dict[str, Any]:
         "e": e,
         "image": heat.data_address(heat.png(heat.enlarge(e.image))),
         "sentence": e.sentence(),
-        "notes": [x for x in (words.correction_words(e), words.units_words(e)) if x],
+        "notes": [x for x in (words.abstention_words(e), words.correction_words(e), words.units_words(e)) if x],
         "classes": [
             {
                 "name": name,

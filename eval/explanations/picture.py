@@ -19,7 +19,8 @@ def picture(explanation: Explanation, dpi: int = 150) -> bytes:
     """The bytes of a PNG file, 12 inches wide and as high as it needs."""
     e = explanation
     said = wrap(e.sentence(), FULL, 11)
-    noted = [x for note in (words.correction_words(e), words.units_words(e)) for x in wrap(note, FULL, 9.5)]
+    notes = (words.abstention_words(e), words.correction_words(e), words.units_words(e))
+    noted = [x for note in notes for x in wrap(note, FULL, 9.5)]
     maps, small = mapped(e, MAPS), wrap(words.map_words(e), FULL, 8)
     classes = list(e.probabilities.items())[:5]
     beside = LEFT + 0.35 + CLASS_ROW * len(classes)

@@ -126,6 +126,7 @@ class Explanation:
         top: how many lines and maps pictures show at most.
         before: class and its probability before corrections, or None if nothing was corrected.
         image: (H, W, 3) uint8, as the model saw it.
+        abstained: its confidence and the threshold below which the model does not answer; None where it answers.
     """
 
     label: str
@@ -145,6 +146,7 @@ class Explanation:
     top: int
     image: np.ndarray
     before: tuple[str, float] | None = None
+    abstained: tuple[float, float] | None = None
 
     @property
     def shown(self) -> list[Reason]:
@@ -216,6 +218,12 @@ class Explanation:
         from vitrarium.eval.explanations.card import card
 
         return card(self, top)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows of it: its card."""
+        from vitrarium.eval.explanations.heat import smaller
+
+        return smaller(self.card(), 800)
 
     @staticmethod
     def load(path: str | Path) -> Explanation:

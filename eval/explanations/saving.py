@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitrarium.configs.errors import UserError
+from vitrarium.configs.files import write_bytes
 from vitrarium.eval.explanations import heat
 from vitrarium.eval.explanations.reasons import Explanation, Reason, Share, Unit
 
@@ -38,12 +39,9 @@ def save(explanation: Explanation, path: Path) -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write beside and rename, so that a reader never sees half a file."""
+    """The file, whole or not at all."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
-        beside.write_bytes(content)
-        beside.replace(path)
+        write_bytes(path, content)
     except OSError as error:
         raise UserError(f"'{path}' cannot be written ({error.strerror or error})", "choose another place") from error
 
@@ -61,6 +59,7 @@ def to_dict(e: Explanation) -> dict[str, Any]:
         "kind": e.kind,
         "named": e.named,
         "before": None if e.before is None else {"label": e.before[0], "probability": e.before[1]},
+        "abstained": None if e.abstained is None else {"confidence": e.abstained[0], "threshold": e.abstained[1]},
         "ledger": [
             {"what": x.what, **x.share.to_dict(), "running": x.running.label, "running_rival": x.running.rival}
             for x in e.ledger()
@@ -97,7 +96,8 @@ def from_dict(data: Mapping[str, Any]) -> Explanation:
     def share(of: Mapping[str, Any]) -> Share:
         return Share(float(of["label"]), float(of["rival"]))
 
-    before = data["before"]
+    # Files of earlier versions say nothing of abstaining.
+    before, withheld = data["before"], data.get("abstained")
     plain = {k: data[k] for k in ("label", "rival", "asked", "additive", "kind", "named", "has_remainder", "top")}
     shares: dict[str, Any] = {k: share(data[k]) for k in ("logit", "remainder", "bias", "unexplained")}
     return Explanation(
@@ -117,6 +117,7 @@ def from_dict(data: Mapping[str, Any]) -> Explanation:
             for u in data["units"]
         ],
         before=None if before is None else (before["label"], before["probability"]),
+        abstained=None if withheld is None else (withheld["confidence"], withheld["threshold"]),
         image=heat.from_data_address(data["image"]),
     )
 

@@ -140,6 +140,17 @@ def map_words(explanation: Explanation) -> str:
     return words
 
 
+def abstention_words(e: Explanation) -> str:
+    """That the model does not answer, and why; "" where it does."""
+    if e.abstained is None:
+        return ""
+    confidence, threshold = e.abstained
+    return (
+        f"The model does not answer: its confidence of {confidence:.3g} is below the {threshold:.3g} that it needs. "
+        f"This is why it would have said {e.label}."
+    )
+
+
 def correction_words(explanation: Explanation) -> str:
     """What was corrected and what the model had said before; empty without a correction."""
     e = explanation

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitrarium.configs.errors import UserError
+from vitrarium.configs.files import whole_file
 from vitrarium.eval.interventions.curve import Curve
 
 if TYPE_CHECKING:
@@ -55,10 +56,8 @@ def plot_curves(curves: Sequence[Curve] | Mapping[str, Sequence[Curve]], path: s
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=9)
     figure.suptitle("\n".join(filter(None, [title, _caption(panels)])), fontsize=9, x=0.01, ha="left")
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    figure.savefig(beside, format="png")
-    beside.replace(path)
+    with whole_file(path) as beside:
+        figure.savefig(beside, format="png")
     return path
 
 

@@ -105,6 +105,9 @@ COLUMNS: tuple[Column, ...] = (
     Column(
         "intervention_gain", "Gain by all corrections", "intervention_gain", "share", "higher", main=False, where=RANDOM
     ),
+    Column("aurc", "Area under the risk-coverage curve", "aurc", "share", "lower", main=False),
+    Column("coverage_at_threshold", "Answered", "coverage_at_threshold", "share", "higher", main=False),
+    Column("risk_at_threshold", "Errors among the answered", "risk_at_threshold", "share", "lower", main=False),
     Column("parameters", "Parameters", "parameters", "count", "lower", main=False),
 )
 

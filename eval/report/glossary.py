@@ -79,6 +79,22 @@ GLOSSARY: tuple[Entry, ...] = (
         "right. The number is the mean gap between confidence and truth; lower is better.",
     ),
     Entry(
+        "Not answering",
+        "A model may withhold an answer it is not sure of and leave the image to a person. It does so below a "
+        "threshold of confidence that was chosen on validation images and saved with it.",
+    ),
+    Entry(
+        "Risk-coverage curve",
+        "The share of errors among the answers, against the share of the images that is answered, the surest first. It "
+        "falls to the left if the model knows when it does not know. Its right end is the error over all images. The "
+        "area under it is one number for the whole curve; lower is better.",
+    ),
+    Entry(
+        "Answered, errors among the answered",
+        "What the saved threshold does to the test images: the share that is answered, and how much of that is wrong. "
+        "Read the two together, since answering less makes fewer errors.",
+    ),
+    Entry(
         "Pareto front",
         "The models that no other model beats on both axes of a plot at once. Going along the front, one can only have "
         "more of one thing by giving up some of the other. A model off the front is no sensible choice for these two "

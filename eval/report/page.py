@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from vitrarium.eval.explanations.heat import data_address
+from vitrarium.eval.explanations.heat import data_address, smaller
 from vitrarium.eval.report import tables
 from vitrarium.eval.report.breakdown import by_class, by_concept, by_condition
 from vitrarium.eval.report.curves import policy_title, scope_title
@@ -88,6 +88,8 @@ def _chapter(comparison: Comparison, data: str, figures: Sequence[Figure], palet
             {"image": data_address(f.png), "title": f.title, "note": legend_note(f.plane)} for f in own if f.plane
         ],
         "curves": _scopes([f for f in own if f.curves]),
+        "risks": [{"image": data_address(f.png), "title": f.title} for f in own if f.risks],
+        "selective": tables.selective_table(plain, comparison.columns, palette),
         "by_concept": tables.heat_table(by_concept(plain), palette),
         "by_class": tables.heat_table(by_class(plain), palette),
         "by_condition": tables.heat_table(by_condition(plain), palette),
@@ -117,7 +119,7 @@ def _example(comparison: Comparison, example: dict[str, Any], palette: Palette) 
         {
             "name": titles.get(preset, preset),
             "colour": palette.colours.get(preset, "#5d6975"),
-            "image": data_address(tables.smaller(example["png"][preset])),
+            "image": data_address(smaller(example["png"][preset])),
         }
         for preset in order
     ]

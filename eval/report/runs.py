@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from vitrarium.configs.compose import backbone_title
 from vitrarium.configs.errors import UserError
 from vitrarium.eval.records import Record, read_records
+
+Point = TypeVar("Point")
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,25 @@ class CurvePoint:
     high: float
 
 
+@dataclass(frozen=True)
+class RiskPoint:
+    """One point of one risk-coverage curve of one run.
+
+    Attributes:
+        scope: "all", or the name of a degradation.
+        coverage: share of the images that was to be answered.
+        risk: error among the answered.
+        low: lower end of the 95 % interval, NaN if there is none.
+        high: upper end.
+    """
+
+    scope: str
+    coverage: float
+    risk: float
+    low: float
+    high: float
+
+
 @dataclass
 class RunResults:
     """A finished and evaluated run.
@@ -46,6 +68,7 @@ class RunResults:
         records: all its numbers.
         curves: its intervention curves, point by point.
         model: ``model/config.json``: class names, unit table.
+        risks: its risk-coverage curves, point by point; none in a run that was evaluated before there were any.
     """
 
     folder: Path
@@ -55,6 +78,7 @@ class RunResults:
     records: list[Record]
     curves: list[CurvePoint] = field(default_factory=list)
     model: dict[str, Any] = field(default_factory=dict)
+    risks: list[RiskPoint] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -78,8 +102,8 @@ class RunResults:
 
     @property
     def backbone(self) -> str:
-        """Registered name of its backbone."""
-        return str(self.config["backbone"]["name"])
+        """Name of its backbone."""
+        return backbone_title(self.config["backbone"])
 
     @property
     def data(self) -> str:
@@ -141,6 +165,7 @@ def read_run(folder: str | Path) -> RunResults:
         records=_records(results),
         curves=_curves(folder / "evaluation" / "curves.csv"),
         model=_json(folder / "model" / "config.json", folder, needed=False),
+        risks=_risks(folder / "evaluation" / "risk_coverage.csv"),
     )
     if not isinstance(progress.get("seconds"), int | float):
         raise UserError(f"'{folder / 'progress.json'}' does not say how long training took", "train the run again")
@@ -201,20 +226,32 @@ def _records(path: Path) -> list[Record]:
 
 
 def _curves(path: Path) -> list[CurvePoint]:
-    """The curves of the run; none where it has no concepts to correct."""
+    """The intervention curves of the run; none where it has no concepts to correct."""
+    return _points(path, "intervention curves", lambda row: CurvePoint(
+        row["scope"], row["policy"], int(row["budget"]), *_numbers(row, "accuracy", "low", "high"),
+    ))  # fmt: skip
+
+
+def _risks(path: Path) -> list[RiskPoint]:
+    """The risk-coverage curves of the run; none where it was evaluated before there were any."""
+    return _points(
+        path,
+        "risk-coverage curves",
+        lambda row: RiskPoint(row["scope"], *_numbers(row, "coverage", "risk", "low", "high")),
+    )
+
+
+def _numbers(row: Mapping[str, str], *columns: str) -> list[float]:
+    return [float(row[column] or "nan") for column in columns]
+
+
+def _points(path: Path, what: str, point: Callable[[dict[str, str]], Point]) -> list[Point]:
+    """The points of a table of curves; none where there is no such table."""
     if not path.is_file():
         return []
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [
-                CurvePoint(
-                    row["scope"],
-                    row["policy"],
-                    int(row["budget"]),
-                    *(float(row[c] or "nan") for c in ("accuracy", "low", "high")),
-                )
-                for row in csv.DictReader(file)
-            ]
+            return [point(row) for row in csv.DictReader(file)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         cure = f"vitrarium evaluate {path.parent.parent}"
-        raise UserError(f"'{path}' is no table of intervention curves ({error!r})", cure) from error
+        raise UserError(f"'{path}' is no table of {what} ({error!r})", cure) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Sequence
@@ -93,6 +92,17 @@ def cost_table(rows: Sequence[Row], columns: Sequence[Column], palette: Palette)
     return {"columns": [*map(_column, chosen), extra], "rows": lines}
 
 
+def selective_table(rows: Sequence[Row], columns: Sequence[Column], palette: Palette) -> dict[str, Any]:
+    """What not answering brings; only the area is a contest, since answering less always makes fewer errors."""
+    keys = ("accuracy", "aurc", "coverage_at_threshold", "risk_at_threshold")
+    chosen = [c for c in columns if c.key in keys]
+    best = {c.key: _best(rows, c) if c.key == "aurc" else None for c in chosen}
+    lines = [
+        {**_head(row, palette), "cells": [_cell(row.cell(c), c, best[c.key]) for c in chosen]} for row in rows
+    ]  # fmt: skip
+    return {"columns": [_column(c) for c in chosen], "rows": lines}
+
+
 def rank_table(rows: Sequence[Row], ranking: Ranking, palette: Palette) -> dict[str, Any] | None:
     """Ranks, the best shaded; models in the order of their mean rank."""
     if not ranking.columns or len(rows) < 2:
@@ -157,17 +167,3 @@ def _shade(value: float, low: float, high: float, reverse: bool = False) -> str:
     light, strong = (250, 247, 240), (134, 199, 190)
     red, green, blue = (round(a + place * (b - a)) for a, b in zip(light, strong, strict=True))
     return f"#{red:02x}{green:02x}{blue:02x}"
-
-
-def smaller(png: bytes, width: int = 1240) -> bytes:
-    """A picture no wider than ``width`` pixels with at most 256 colours: a page with many of them stays small."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(png)) as opened:
-        picture = opened.convert("RGB")
-    if picture.width > width:
-        height = max(1, round(picture.height * width / picture.width))
-        picture = picture.resize((width, height), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()

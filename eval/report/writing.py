@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitrarium.configs.errors import UserError
+from vitrarium.configs.files import write_bytes, write_text
 from vitrarium.eval.records import write_records, write_table
 from vitrarium.eval.report.curves import SECOND, Curve, curves_of, policy_title, scope_title
 from vitrarium.eval.report.pareto import Plane, planes_of
 from vitrarium.eval.report.plots import curve_plot, pareto_plot
+from vitrarium.eval.report.risks import RiskCurve, risk_curves_of, risk_plot
 from vitrarium.eval.report.rows import plain_rows
 from vitrarium.eval.report.style import Palette
 
@@ -31,6 +33,7 @@ class Figure:
         data: the data set it is about.
         plane: what a Pareto plot shows, or None.
         curves: what a plot of curves shows.
+        risks: what a plot of risk-coverage curves shows.
     """
 
     name: str
@@ -39,6 +42,7 @@ class Figure:
     data: str
     plane: Plane | None = None
     curves: tuple[Curve, ...] = ()
+    risks: tuple[RiskCurve, ...] = ()
 
 
 def write_report(comparison: Comparison, out: Path) -> Path:
@@ -53,11 +57,11 @@ def write_report(comparison: Comparison, out: Path) -> Path:
         write_table(out / "table.csv", comparison.numbers())
         for old in (out / "figures").glob("*.png"):
             # Of an earlier report in the same folder; pictures of other makers are left alone.
-            if old.name.startswith(("pareto_", "curve_")) and old.stem not in {f.name for f in figures}:
+            if old.name.startswith(("pareto_", "curve_", "risk_")) and old.stem not in {f.name for f in figures}:
                 old.unlink()
         for figure in figures:
-            _write(out / "figures" / f"{figure.name}.png", figure.png)
-        _write(out / "index.html", content.encode("utf-8"))
+            write_bytes(out / "figures" / f"{figure.name}.png", figure.png)
+        write_text(out / "index.html", content)
     except OSError as error:
         raise UserError(
             f"the report cannot be written to '{out}' ({error.strerror or error})", "choose another folder"
@@ -81,6 +85,10 @@ def figures_of(comparison: Comparison, palette: Palette) -> list[Figure]:
             title = f"{by[0].upper()}{by[1:]} · {policy_title(policy).lower()}"
             name = f"curve_{mark}{_plain(scope)}_{_plain(policy)}"
             figures.append(Figure(name, curve_plot(chosen, title, palette), title, data, curves=chosen))
+        risks = risk_curves_of(plain_rows(rows))
+        if risks:
+            title = "What is gained by not answering"
+            figures.append(Figure(f"risk_{mark}coverage", risk_plot(risks, palette), title, data, risks=tuple(risks)))
     return figures
 
 
@@ -96,11 +104,3 @@ def _drawn(curves: Sequence[Curve]) -> list[tuple[str, str]]:
 def _plain(name: str) -> str:
     """A name that may stand in a file name."""
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", name)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Beside, then renamed, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_bytes(content)
-    beside.replace(path)

@@ -57,7 +57,10 @@ def test_scopes_and_metrics(measured, concepts):
             "intervention_gain"}  # fmt: skip
     for scope in ("all", "without duplicates", "grey", "second annotator"):
         assert {m for s, m in found if s == scope} >= sets, scope
-    assert {m for s, m in found if s == "all"} - sets == {
+    ranked = {"aurc", "excess_aurc", "risk_at_coverage", "coverage_at_risk"}
+    for scope in ("all", "without duplicates", "grey"):
+        assert {m for s, m in found if s == scope} >= ranked, scope
+    assert {m for s, m in found if s == "all"} - sets - ranked == {
         "concept_auc", "explanation_size", "parameters", "latency_ms", "latency_ms@64"
     }  # fmt: skip
     for c in range(3):
@@ -149,7 +152,8 @@ def test_tables(measured, concepts):
 def test_files(measured, tmp_path):
     _, evaluation, *_ = measured
     folder = evaluation.write(tmp_path / "evaluation")
-    names = {"results.csv", "curves.csv", "curves.png", "per_class.csv", "per_concept.csv"}
+    risks = {"risk_coverage.csv", "risk_coverage.png"}
+    names = {"results.csv", "curves.csv", "curves.png", "per_class.csv", "per_concept.csv", *risks}
     assert {p.name for p in folder.iterdir()} == names
     again = read_records(folder / "results.csv")
     assert len(again) == len(evaluation.records)
@@ -175,7 +179,8 @@ def test_a_black_box_has_neither_concepts_nor_curves(make_model, loaders, tmp_pa
     assert not evaluation.curve_rows
     assert not evaluation.concept_rows
     evaluation.write(folder)
-    assert {p.name for p in folder.iterdir()} == {"results.csv", "per_class.csv"}
+    expected = {"results.csv", "per_class.csv", "risk_coverage.csv", "risk_coverage.png"}
+    assert {p.name for p in folder.iterdir()} == expected
 
 
 def test_what_cannot_be_measured_leaves_a_note(make_model, loaders):

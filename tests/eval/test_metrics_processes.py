@@ -16,7 +16,7 @@ from vitrarium.eval.metrics import METRICS, Metric
 
 NAMES = [
     "accuracy", "balanced_accuracy", "ece", "nll", "concept_accuracy", "concept_auc", "concept_f1",
-    "all_concepts_right",
+    "all_concepts_right", "aurc", "excess_aurc", "risk_at_coverage", "coverage_at_threshold", "risk_at_threshold",
 ]  # fmt: skip
 
 WORKER = """

@@ -158,3 +158,12 @@ def test_text_is_fitted_by_its_true_width():
     lines = sheet.wrap(long, 1.5, 9)
     assert " ".join(lines) == long
     assert all(sheet.width(line, 9) <= 1.5 for line in lines)
+
+
+def test_a_notebook_shows_the_card(model, image):
+    found = explain(model(), image)
+    shown = Image.open(io.BytesIO(found._repr_png_()))
+    card = Image.open(io.BytesIO(found.card()))
+    assert shown.width == 800
+    assert shown.height == round(card.height * 800 / card.width)
+    assert len(found._repr_png_()) < len(found.card())
