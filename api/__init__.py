@@ -16,46 +16,76 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vitrarium.checking import check_data, example, show_data
     from vitrarium.comparing import compare
+    from vitrarium.configs.allowed import allow
     from vitrarium.configs.compose import compose
     from vitrarium.configs.errors import Interrupted, UserError
     from vitrarium.experiments import experiment
+    from vitrarium.exporting import export
+    from vitrarium.hub import from_pretrained, push_to_hub
     from vitrarium.listing import names
+    from vitrarium.onnx_model import OnnxModel
+    from vitrarium.predicting import predict_many
     from vitrarium.runs import Run, fit
-    from vitrarium.using import evaluate, explain, intervene, load, predict
+    from vitrarium.using import backbone, build, evaluate, explain, intervene, load, predict, set_threshold
 
 __version__ = "0.1.0"
 
 _PLACES = {
+    "allow": "vitrarium.configs.allowed",
+    "backbone": "vitrarium.using",
+    "build": "vitrarium.using",
     "Interrupted": "vitrarium.configs.errors",
+    "OnnxModel": "vitrarium.onnx_model",
     "Run": "vitrarium.runs",
     "UserError": "vitrarium.configs.errors",
+    "check_data": "vitrarium.checking",
     "compare": "vitrarium.comparing",
     "compose": "vitrarium.configs.compose",
     "evaluate": "vitrarium.using",
+    "example": "vitrarium.checking",
     "experiment": "vitrarium.experiments",
     "explain": "vitrarium.using",
+    "export": "vitrarium.exporting",
     "fit": "vitrarium.runs",
+    "from_pretrained": "vitrarium.hub",
     "intervene": "vitrarium.using",
     "load": "vitrarium.using",
     "names": "vitrarium.listing",
     "predict": "vitrarium.using",
+    "predict_many": "vitrarium.predicting",
+    "push_to_hub": "vitrarium.hub",
+    "set_threshold": "vitrarium.using",
+    "show_data": "vitrarium.checking",
 }
 
 __all__ = [
     "Interrupted",
+    "OnnxModel",
     "Run",
     "UserError",
+    "allow",
+    "backbone",
+    "build",
+    "check_data",
     "compare",
     "compose",
     "evaluate",
+    "example",
     "experiment",
     "explain",
+    "export",
     "fit",
+    "from_pretrained",
     "intervene",
     "load",
     "names",
     "predict",
+    "predict_many",
+    "push_to_hub",
+    "set_threshold",
+    "show_data",
 ]
 
 

@@ -9,17 +9,22 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from vitrarium.configs.errors import Interrupted, UserError, closest
+from vitrarium.configs.registry import PLUGIN_GROUP
 
 EXAMPLES = """examples:
   vitrarium list presets
+  vitrarium list zoo
+  vitrarium data check flowers
   vitrarium train model=cbm data=flowers -o runs/cbm
   vitrarium predict runs/cbm image.jpg --do petal_colour=red
+  vitrarium predict runs/cbm photos/ -o answers.csv
   vitrarium explain runs/cbm image.jpg -o why.html
   vitrarium evaluate runs/cbm
   vitrarium compare runs/cbm runs/blackbox -o report/
   vitrarium experiment quick
 
-exit status: 0 done, 2 something to mend in what was given, 1 a mistake of ours, 130 interrupted (state saved)"""
+exit status: 0 done, 2 something to mend in what was given, 3 something was found (data check) or could
+not be read (predict), 1 a mistake of ours, 130 interrupted (state saved)"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +34,8 @@ class Parser(argparse.ArgumentParser):
         """One line, then exit status 2."""
         if "invalid choice" in message and self._subparsers is not None:
             given = message.split("'")[1]
-            message = f"unknown verb '{given}'; {closest(given, VERBS)}"
+            choice = self._subparsers._group_actions[0]
+            message = f"unknown {str(choice.metavar).lower()} '{given}'; {closest(given, choice.choices or ())}"
         raise UserError(message, f"see {self.prog} --help")
 
 
@@ -50,10 +56,21 @@ def _composed(p: argparse.ArgumentParser) -> None:
 
 
 def _predict(p: argparse.ArgumentParser) -> None:
-    p.add_argument("run", help="run or model folder")
-    p.add_argument("images", nargs="+", help="image files")
+    p.add_argument("run", help="run or model folder, or an animal such as zoo/cbm-flowers")
+    p.add_argument(
+        "images", nargs="+", metavar="PATH", help="image files and folders of them, or - to read paths from stdin"
+    )
     _do(p)
-    p.add_argument("--json", action="store_true", help="print JSON, one line per image")
+    p.add_argument("-o", "--out", help="write a CSV file, one line per image (with --json: JSON lines)")
+    p.add_argument("--json", action="store_true", help="JSON, one line per image")
+    p.add_argument(
+        "--columns",
+        help="label, probability, confidence, abstained, probabilities, units, contributions; separated by commas",
+    )
+    p.add_argument("--batch-size", type=int, default=32, help="images that go through the model together (default 32)")
+    p.add_argument("--workers", type=int, help="threads that decode images (default: one for each core)")
+    p.add_argument("--strict", action="store_true", help="stop at the first image that cannot be read")
+    p.add_argument("--resume", action="store_true", help="go on with a file that was stopped")
 
 
 def _do(p: argparse.ArgumentParser) -> None:
@@ -61,7 +78,7 @@ def _do(p: argparse.ArgumentParser) -> None:
 
 
 def _explain(p: argparse.ArgumentParser) -> None:
-    p.add_argument("run", help="run or model folder")
+    p.add_argument("run", help="run or model folder, or an animal such as zoo/cbm-flowers")
     p.add_argument("image", help="image file")
     p.add_argument("-o", "--out", default="why.html", help="PNG, HTML or JSON by its ending (default why.html)")
     p.add_argument("--against", help="the class to explain against (default: the runner-up)")
@@ -73,12 +90,25 @@ def _intervene(p: argparse.ArgumentParser) -> None:
     p.add_argument("--policy", action="append", help="random, uncertainty; repeatable (default: both)")
     p.add_argument("--trials", type=int, default=10, help="random orders (default 10)")
     p.add_argument("--split", default="test", choices=["test", "val"])
+    _root(p)
     p.add_argument("-o", "--out", help="folder for curves.csv and curves.png (default RUN/interventions)")
 
 
 def _evaluate(p: argparse.ArgumentParser) -> None:
     p.add_argument("runs", nargs="+", help="run folders")
     p.add_argument("--split", default="test", choices=["test", "val"])
+    _root(p)
+    p.add_argument(
+        "--abstain-risk", type=float, metavar="R", help="first set anew when the model does not answer: largest error R"
+    )
+    p.add_argument("--abstain-coverage", type=float, metavar="C", help="the same by the least share C that is answered")
+    p.add_argument(
+        "--abstain-confidence", type=float, metavar="L", help="with --abstain-risk: keep to it with confidence L (0.95)"
+    )
+
+
+def _root(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--root", metavar="PATH", help="where the data lie now, if they were moved since training")
 
 
 def _compare(p: argparse.ArgumentParser) -> None:
@@ -97,12 +127,63 @@ def _experiment(p: argparse.ArgumentParser) -> None:
     p.add_argument("--configs", action="append", default=[], metavar="DIR", help="a folder with configuration groups")
 
 
+def _data(p: argparse.ArgumentParser) -> None:
+    actions = p.add_subparsers(dest="action", metavar="ACTION", parser_class=Parser, required=True)
+    check = actions.add_parser("check", help=DATA_CHECK, description=DATA_CHECK)
+    show = actions.add_parser("show", help=DATA_SHOW, description=DATA_SHOW)
+    example = actions.add_parser("example", help=DATA_EXAMPLE, description=DATA_EXAMPLE)
+    for action in (check, show, example):
+        action.add_argument("path", metavar="PATH", help="a folder, or the name of a data set such as flowers")
+        action.add_argument("overrides", nargs="*", metavar="key=value", help="options of the data set: size=32, ...")
+    check.add_argument("--fast", action="store_true", help="do not decode the images")
+    check.add_argument("--json", action="store_true", help="print everything as JSON")
+    show.add_argument("-o", "--out", default="sheet.png", help="picture file (default sheet.png)")
+    show.add_argument("--split", default="train", choices=["train", "val", "test"])
+    show.add_argument("--count", type=int, default=24, help="examples, shared out among the classes (default 24)")
+    show.add_argument("--class", dest="only", metavar="NAME", help="examples of this class only")
+    show.add_argument("--seed", type=int, default=0, help="of the choice (default 0)")
+    example.add_argument("-o", "--out", default="example.png", help="picture file (default example.png)")
+    example.add_argument("--index", type=int, default=0, help="position in the split, from 0 (default 0)")
+    example.add_argument("--split", default="test", choices=["train", "val", "test"])
+
+
+DATA_CHECK = "what a data set holds and what is wrong with it; exit status 3 when something is"
+DATA_SHOW = "draw a sheet of examples with labels, concepts, maps, parts and keypoints"
+DATA_EXAMPLE = "write one picture of a data set to a file, to try a model on"
+
+
+def _export(p: argparse.ArgumentParser) -> None:
+    p.add_argument("run", help="run or model folder, or an animal such as zoo/cbm-flowers")
+    p.add_argument("--format", default="onnx", help="onnx or torch (default onnx)")
+    p.add_argument("-o", "--out", metavar="FILE_OR_FOLDER", help="where to (default RUN/export)")
+    p.add_argument("--no-fold", action="store_true", help="keep batch norms and standardisation as they are")
+    p.add_argument("--force", action="store_true", help="replace a file that is there")
+
+
+def _cache(p: argparse.ArgumentParser) -> None:
+    where = "the cache (default $VITRARIUM_CACHE or ~/.cache/vitrarium)"
+    p.add_argument("--folder", help=where)
+    actions = p.add_subparsers(dest="action", metavar="ACTION", parser_class=Parser)
+    clear = actions.add_parser("clear", help=CACHE_CLEAR, description=CACHE_CLEAR)
+    clear.add_argument("pattern", nargs="?", default="*", help="shell pattern of names (default: all)")
+    clear.add_argument(
+        "--older", type=float, default=0.0, metavar="DAYS", help="only those that were not used for so many days"
+    )
+    # Not given here, it is what was given in front.
+    clear.add_argument("--folder", default=argparse.SUPPRESS, help=where)
+
+
+CACHE_CLEAR = "remove what is kept; it is made again when it is needed"
+
+
 def _list(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "kind", nargs="?", help="presets, experiments, backbones, data, evidence, readouts, terms, events, ..."
     )
     p.add_argument("pattern", nargs="?", default="*", help="shell pattern")
-    p.add_argument("--show", metavar="NAME", help="cuts, channels and strides of a backbone")
+    p.add_argument("--show", metavar="NAME", help="cuts, channels, strides, maps and parameters of a backbone")
+    p.add_argument("--size", type=int, help="with --show: height and width of the images")
+    p.add_argument("--weights", metavar="SOURCE", help="with --show: a file of weights, and what of it matches")
 
 
 VERBS = {
@@ -113,6 +194,9 @@ VERBS = {
     "evaluate": (_evaluate, "measure runs on the test split"),
     "compare": (_compare, "put runs on the same axes: tables, plots, one HTML page"),
     "experiment": (_experiment, "train presets x seeds x sweeps and compare them"),
+    "data": (_data, "check a data set before training on it; show examples"),
+    "export": (_export, "write a model as one file for onnxruntime or torch.export"),
+    "cache": (_cache, "show what is kept of decoded images and features, or remove it"),
     "list": (_list, "what there is, by name"),
 }
 
@@ -134,6 +218,17 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _read(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; ``key=value`` may stand anywhere, also behind options, where argparse alone gives up."""
+    given, rest = parser.parse_known_args(arguments)
+    strange = [word for word in rest if word.startswith("-") or "=" not in word or not hasattr(given, "overrides")]
+    if strange:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    if rest:
+        given.overrides = [*given.overrides, *rest]
+    return given
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb.
 
@@ -143,13 +238,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         parser = build_parser()
-        given = parser.parse_args(arguments)
+        given = _read(parser, arguments)
         if given.verb is None:
             parser.print_help()
             return 0
         from vitrarium import verbs
 
-        return int(getattr(verbs, given.verb if given.verb != "list" else "list_names")(given) or 0)
+        with verbs.telling(PLUGIN_GROUP, "vitrarium: %(message)s"):
+            return int(getattr(verbs, given.verb if given.verb != "list" else "list_names")(given) or 0)
     except UserError as error:
         sys.stderr.write(f"vitrarium: {error}\n")
         return 2

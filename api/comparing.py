@@ -93,5 +93,5 @@ def _examples(runs: Sequence[Run], first: Run, count: int) -> list[dict[str, Any
 
 def _example(models: dict[str, Any], image: Any, source: Any, index: int, label: int) -> dict[str, Any]:
     cards = {preset: explain(model, image).card() for preset, model in models.items()}
-    credit = {} if source.pictures.startswith("generated") else {"credit": source.pictures}
+    credit = {} if source.generated else {"credit": source.pictures}
     return {"title": f"Test image {index}: {source.class_names[label]}", "png": cards, **credit}

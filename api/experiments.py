@@ -116,10 +116,12 @@ def _distinct(plan: list[Planned]) -> list[Planned]:
 
 def _in_order(plan: list[Planned], out: Path) -> list[Planned]:
     """Resolve ``init_from: <preset>`` to the run of that preset with the same seed, and sort by it."""
+    from vitrarium.models.zoo import animal_folder
+
     by_preset = {(p.config["model"]["preset"], p.config["seed"]): p for p in plan if not p.config["sweep"]}
     for planned in plan:
         wanted = planned.config["init_from"]
-        if wanted is None or Path(wanted).exists():
+        if wanted is None or Path(wanted).exists() or animal_folder(wanted):
             continue
         parent = by_preset.get((wanted, planned.config["seed"]))
         if parent is None:

@@ -6,17 +6,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vitrarium.card import write_card
+from vitrarium.card import HERE, number_facts, numbers_of, write_card
 from vitrarium.configs.errors import UserError
+from vitrarium.configs.files import write_text
 from vitrarium.data.batch import Batch
 from vitrarium.data.source import DataSource
 from vitrarium.eval.collect import collect
 from vitrarium.eval.evaluate import CURVE_COLUMNS, Evaluation, evaluate
 from vitrarium.eval.interventions import Curve, intervention_curve, plot_curves
-from vitrarium.eval.records import write_table
+from vitrarium.eval.records import Record, write_table
 from vitrarium.models.classifier import TransparentClassifier
-from vitrarium.models.folder import CARD
-from vitrarium.runs import Run, read_progress
+from vitrarium.models.folder import CARD, add_facts
+from vitrarium.runs import Run, read_environment, read_progress, read_weight_reports
 
 
 def evaluate_run(run: Run, split: str = "test") -> Evaluation:
@@ -43,12 +44,26 @@ def evaluate_run(run: Run, split: str = "test") -> Evaluation:
         second=part.second_truth,
         bootstrap=settings["bootstrap"],
     )
+    changed = run.other_data()
+    if changed is not None:
+        evaluation.notes.insert(0, changed)
     evaluation.write(run.folder / ("evaluation" if split == "test" else f"evaluation-{split}"))
     if split == "test":
-        seconds = float(read_progress(run.folder).get("seconds", 0.0))
-        card = write_card(run.config, run.source, model, seconds, evaluation.records)
-        (run.folder / "model" / CARD).write_text(card, encoding="utf-8")
+        rewrite_card(run, model, evaluation.records)
     return evaluation
+
+
+def rewrite_card(run: Run, model: TransparentClassifier, records: Sequence[Record] = ()) -> None:
+    """The model card of a run with what is known now; the numbers also go to the facts in ``config.json``."""
+    write_text(run.folder / "model" / CARD, card_of(run, model, records))
+    add_facts(run.folder, {"numbers": number_facts(numbers_of(records, model))})
+
+
+def card_of(run: Run, model: TransparentClassifier, records: Sequence[Record], loads: str = HERE) -> str:
+    """The text of the card of a run; ``loads`` is the line of Python that it loads the model by."""
+    seconds = float(read_progress(run.folder).get("seconds", 0.0))
+    packages, reports = read_environment(run.folder).get("packages", {}), read_weight_reports(run.folder)
+    return write_card(run.config, run.source, model, seconds, packages, reports, records, loads)
 
 
 def intervene_run(run: Run, policies: Sequence[str], trials: int, split: str, out: Path) -> list[Curve]:

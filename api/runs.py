@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from vitrarium.configs.compose import compose, to_plain
+from vitrarium.configs.compose import completed, compose, to_plain
 from vitrarium.configs.errors import UserError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from vitrarium.data.module import DataModule
     from vitrarium.data.source import DataSource
+    from vitrarium.models.backbones.base import Backbone
     from vitrarium.models.classifier import TransparentClassifier
+
+logger = logging.getLogger(__name__)
 
 # What may differ between two sessions of one run without changing what it is.
 NOT_IDENTITY = {
     ("train", key)
     for key in ("workers", "devices", "accelerator", "strategy", "threads", "save_seconds", "tensorboard", "progress")
 }
-NOT_IDENTITY_GROUPS = {"cache", "evaluation", "sweep"}
+NOT_IDENTITY_GROUPS = {"cache", "evaluation", "abstain", "sweep"}
 
 
 class Run:
@@ -31,15 +38,19 @@ class Run:
 
     Args:
         folder: ``runs/<name>``.
+        backbone: for a run whose backbone was handed over as an object: such a network again.
+        root: where its data lie now, if not where they were when it was trained.
 
     Attributes:
         folder: where it lies.
         config: the composed configuration, as plain containers.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, backbone: nn.Module | None = None, root: str | Path | None = None) -> None:
+        self.folder, self.backbone = Path(folder), backbone
         self.config = read_config(self.folder)
+        if root is not None:
+            self.config["data"]["root"] = str(root)
         self._source: DataSource | None = None
 
     @property
@@ -52,19 +63,48 @@ class Run:
         """Whether training is over and the model is written."""
         return bool(read_progress(self.folder).get("finished"))
 
+    def require_finished(self) -> Run:
+        """The run itself; refuses one whose training goes on, which may hold the model of an earlier one."""
+        if not self.finished:
+            raise UserError(f"the run '{self.folder}' is not finished", f"vitrarium train --resume -o {self.folder}")
+        return self
+
     @property
     def model(self) -> TransparentClassifier:
         """The trained model, loaded afresh."""
         from vitrarium.models.folder import load_model
 
-        return load_model(self.folder)
+        return load_model(self.folder, backbone=self.backbone)
 
     @property
     def source(self) -> DataSource:
-        """The data set it was trained on."""
+        """The data set it was trained on; one that has changed since then says so in its notes.
+
+        Raises:
+            UserError: data that are no longer where they were.
+        """
         if self._source is None:
+            root = self.config["data"].get("root")
+            if root and not Path(root).expanduser().exists():
+                raise UserError(
+                    f"the data of '{self.folder}' do not lie in '{root}'",
+                    f"give their place (root=..., --root), or write it in {self.folder / 'config.yaml'} (data: root)",
+                )
             self._source = build_source_of(self.config)
+            changed = self.other_data()
+            if changed is not None:
+                self._source.notes.append(changed)
+                logger.warning("%s: %s", self.folder, changed)
         return self._source
+
+    def other_data(self) -> str | None:
+        """In words that its data are not those that the model was trained on; None if they are, or nobody knows."""
+        from vitrarium.models.folder import read_facts
+
+        before = read_facts(self.folder).get("fingerprint") if self.finished else None
+        if before in (None, self.source.fingerprint):
+            return None
+        return "the data are not those that the model was trained on: files, labels or options have changed since"
 
     def data(self, batch_size: int | None = None) -> DataModule:
         """Loaders of its data set."""
@@ -90,6 +130,7 @@ def fit(
     config: str | Path | None = None,
     resume: bool = False,
     folders: Sequence[str | Path] = (),
+    backbone: nn.Module | None = None,
 ) -> Run:
     """Train a model and leave it in a run folder.
 
@@ -99,6 +140,8 @@ def fit(
         config: a YAML file with any of the keys.
         resume: go on with the run in the folder if there is one; a finished run is returned as it is.
         folders: folders with further configuration groups.
+        backbone: a network, or what :func:`vitrarium.backbone` gives, in place of the configuration's. A copy is
+            trained: ``run.model.backbone`` is the trained one.
 
     Returns:
         The finished run.
@@ -114,9 +157,25 @@ def fit(
     if settled["data"].get("root"):
         # The run must find its data from wherever it is evaluated.
         settled["data"]["root"] = str(Path(settled["data"]["root"]).expanduser().resolve())
+    if backbone is not None:
+        backbone = _handed_over(backbone, overrides)
+        settled["backbone"] = dict(backbone.origin)
     from vitrarium.training import train_run
 
-    return train_run(settled, folder, resume)
+    return train_run(settled, folder, resume, backbone)
+
+
+def _handed_over(given: nn.Module, overrides: Sequence[str]) -> Backbone:
+    """The backbone that a user hands over; refuses that the configuration is told another."""
+    told = [override for override in overrides if re.match(r"\+?backbone[.=]", override.strip())]
+    if told:
+        raise UserError(
+            f"a backbone is handed over, and '{told[0]}' names one too",
+            "give one of the two; vitrarium.backbone(network, cut=..., ...) takes the options",
+        )
+    from vitrarium.models.backbones.own_module import taken
+
+    return taken(given)
 
 
 def default_folder(config: Mapping[str, Any]) -> Path:
@@ -124,8 +183,13 @@ def default_folder(config: Mapping[str, Any]) -> Path:
     return Path("runs") / f"{config['model']['preset']}-{config['data']['name']}-{config['seed']}"
 
 
+def is_run(path: str | Path) -> bool:
+    """Whether a run lies there, finished or not."""
+    return (Path(path) / "config.yaml").is_file()
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a run folder."""
+    """The configuration of a run folder; what it is too old to know is at its default."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise UserError(f"'{folder}' is no run folder: it has no config.yaml", "runs lie under runs/<name>")
@@ -135,13 +199,27 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"'{path}' cannot be read: {' '.join(str(error).split())}", "mend it or train again") from error
     if not isinstance(loaded, dict) or not {"model", "data", "seed"} <= loaded.keys():
         raise UserError(f"'{path}' is not the configuration of a run", "give a folder that vitrarium train has written")
-    return loaded
+    return completed(loaded)
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
     """``progress.json`` of a run folder, or nothing."""
+    return _read_json(folder, "progress.json")
+
+
+def read_weight_reports(folder: Path) -> dict[str, dict[str, Any]]:
+    """What became of weights from elsewhere, by the key that named them; empty for a run that started from none."""
+    return _read_json(folder, "weights.json")
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """What a run was made with, or nothing."""
+    return _read_json(folder, "environment.json")
+
+
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
-        return dict(json.loads((Path(folder) / "progress.json").read_text(encoding="utf-8")))
+        return dict(json.loads((Path(folder) / name).read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
 
@@ -163,10 +241,15 @@ def _flatten(config: Any, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...],
 
 
 def build_source_of(config: Mapping[str, Any]) -> DataSource:
-    """The data set of a configuration."""
+    """The data set of a configuration, with the prices of its concepts."""
     from vitrarium.data import build_source
 
-    return build_source(config["data"])
+    source, costs = build_source(config["data"]), config["concept_costs"]
+    if costs:
+        if source.concepts is None:
+            raise UserError(f"concept_costs are given, and '{source.name}' has no concepts", "set concept_costs={}")
+        source.concepts = source.concepts.priced(costs)
+    return source
 
 
 def build_data(config: Mapping[str, Any], source: DataSource, batch_size: int | None = None) -> DataModule:
@@ -177,16 +260,23 @@ def build_data(config: Mapping[str, Any], source: DataSource, batch_size: int | 
     return DataModule(
         source,
         batch_size=batch_size or train["batch_size"],
+        balance=train["balance"],
         workers=train["workers"],
         augment=config["augment"],
         seed=config["seed"],
         cache_folder=cache["folder"],
         cache_limit_gb=cache["limit_gb"],
-        progress=_tell if sys.stderr.isatty() else None,
+        progress=tell("decoding"),
     )
 
 
-def _tell(split: str, done: int, count: int) -> None:
-    """One line that counts decoded images while a cache is built."""
-    sys.stderr.write(f"\rdecoding {split} {done}/{count}" + ("\n" if done == count else ""))
-    sys.stderr.flush()
+def tell(what: str) -> Callable[[str, int, int], None] | None:
+    """A function that counts images in one line while a cache is built; None where nobody looks."""
+    if not sys.stderr.isatty():
+        return None
+
+    def count_images(split: str, done: int, count: int) -> None:
+        sys.stderr.write(f"\r{what} {split} {done}/{count}" + ("\n" if done == count else ""))
+        sys.stderr.flush()
+
+    return count_images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,40 +12,52 @@ from typing import Any
 import torch
 import yaml
 
+from vitrarium.abstaining import choose_threshold
 from vitrarium.card import write_card
 from vitrarium.configs.errors import UserError
+from vitrarium.configs.files import write_text
 from vitrarium.data.preprocessing import Preprocessing
 from vitrarium.data.source import DataSource
 from vitrarium.environment import describe_environment
+from vitrarium.models.abstention import AbstentionRule
 from vitrarium.models.assembly import build
+from vitrarium.models.backbones.base import Backbone
+from vitrarium.models.backbones.weights import WeightReport
 from vitrarium.models.classifier import TransparentClassifier
-from vitrarium.models.folder import load_model, save_model, weights_of
-from vitrarium.runs import Run, build_data, build_source_of, differences, read_config, read_progress
+from vitrarium.models.folder import WEIGHTS, model_folder, read_weights, save_model, weights_of
+from vitrarium.runs import Run, build_data, build_source_of, differences, read_config, read_progress, tell
 from vitrarium.train.fit import Recipe, first_process, write_json
 
+logger = logging.getLogger(__name__)
 
-def train_run(config: dict[str, Any], folder: Path, resume: bool) -> Run:
-    """Train what ``config`` describes into ``folder``; see :func:`vitrarium.fit`."""
+
+def train_run(config: dict[str, Any], folder: Path, resume: bool, backbone: Backbone | None = None) -> Run:
+    """Train what ``config`` describes into ``folder``, with ``backbone`` if one was handed over; as ``fit`` says."""
     begun = time.time()
     if _already_finished(config, folder, resume):
-        return Run(folder)
+        return Run(folder, backbone)
     if config["train"]["threads"]:
         torch.set_num_threads(config["train"]["threads"])
+    rule = AbstentionRule(**config["abstain"])
     source = build_source_of(config)
-    model = build_model(config, source)
+    model = build_model(config, source, backbone)
+    reports = weight_reports(model)
     data = build_data(config, source)
     # Everything that can be refused is refused before the folder exists: damaged images too, which are decoded here.
     recipe = Recipe(model, source, data, config, folder)
-    for split in ("train", "val"):
-        data.split(split)
+    recipe.prepare(tell("features of"))
     with contextlib.ExitStack() as stack:
         if first_process():
             stack.enter_context(locked(folder))
-            _prepare(config, folder)
+            _prepare(config, folder, reports)
         result = recipe.run(resume)
     if first_process():
-        facts = {"data": source.name, "fingerprint": source.fingerprint, "seed": config["seed"]}
-        save_model(model, folder / "model", write_card(config, source, model, result.seconds), facts)
+        model.abstention = choose_threshold(model, data, rule, config["evaluation"]["batch_size"])
+        named = {key: config["model"][key] for key in ("preset", "family", "title")}
+        facts = {"data": source.name, "fingerprint": source.fingerprint, "seed": config["seed"], **named}
+        packages = describe_environment()["packages"]
+        card = write_card(config, source, model, result.seconds, packages, reports)
+        save_model(model, folder / "model", card, facts)
         write_json(
             folder / "progress.json",
             {
@@ -55,28 +68,33 @@ def train_run(config: dict[str, Any], folder: Path, resume: bool) -> Run:
                 "began": begun,
             },
         )
-    return Run(folder)
+    return Run(folder, backbone)
 
 
-def build_model(config: Mapping[str, Any], source: DataSource) -> TransparentClassifier:
-    """The untrained model of a configuration, or one that starts from another run's weights."""
-    spec = {"backbone": config["backbone"], **{p: config["model"][p] for p in ("evidence", "readout")}}
+def build_model(
+    config: Mapping[str, Any], source: DataSource, backbone: Backbone | None = None
+) -> TransparentClassifier:
+    """The untrained model of a configuration, or one that starts from another run's weights.
+
+    Args:
+        config: the composed configuration.
+        source: the data set.
+        backbone: one that was handed over as an object, in place of the configuration's.
+    """
+    spec = {"backbone": backbone or config["backbone"], **{p: config["model"][p] for p in ("evidence", "readout")}}
     model = build(spec, source.class_names, source.concepts, Preprocessing(source.size), seed=config["seed"])
     if config["init_from"]:
         start_from(model, Path(config["init_from"]))
     return model
 
 
-def start_from(model: TransparentClassifier, folder: Path) -> list[str]:
-    """Copy all weights of another run that match by name and shape.
-
-    Returns:
-        Names of the tensors taken over.
+def start_from(model: TransparentClassifier, folder: Path) -> WeightReport:
+    """Copy all weights of another run that match by name and shape; the report stays with the model.
 
     Raises:
         UserError: nothing of the backbone matches.
     """
-    theirs, ours = weights_of(load_model(folder)), model.state_dict()
+    theirs, ours = read_weights(model_folder(folder) / WEIGHTS), model.state_dict()
     taken = {n: t for n, t in theirs.items() if n in ours and ours[n].shape == t.shape}
     if not any(name.startswith("backbone.") for name in taken):
         raise UserError(
@@ -84,7 +102,23 @@ def start_from(model: TransparentClassifier, folder: Path) -> list[str]:
             "start from a run with the same backbone and cut",
         )
     model.load_state_dict(taken, strict=False)
-    return sorted(taken)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    model.start_report = WeightReport(
+        source=str(folder),
+        matched=tuple(taken),
+        missing=tuple(name for name in weights_of(model) if name not in theirs),
+        unexpected=tuple(name for name in theirs if name not in ours),
+        mismatched=tuple(name for name in ours if name in theirs and name not in taken),
+        fraction=sum(size for name, size in sizes.items() if name in taken) / sum(sizes.values()),
+    )
+    logger.log(logging.INFO if model.start_report.complete else logging.WARNING, "%s", model.start_report)
+    return model.start_report
+
+
+def weight_reports(model: TransparentClassifier) -> dict[str, dict[str, Any]]:
+    """What became of weights from elsewhere, by the key of the configuration that named them."""
+    reports = {"backbone.weights": model.backbone.weight_report, "init_from": model.start_report}
+    return {key: report.to_dict() for key, report in reports.items() if report is not None}
 
 
 @contextlib.contextmanager
@@ -137,13 +171,13 @@ def _create(folder: Path) -> Path:
     return folder
 
 
-def _prepare(config: Mapping[str, Any], folder: Path) -> None:
+def _prepare(config: Mapping[str, Any], folder: Path, reports: Mapping[str, Any]) -> None:
     """Write what is known before training."""
     try:
-        beside = folder / "config.yaml.part"
-        beside.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        beside.replace(folder / "config.yaml")
+        write_text(folder / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         write_json(folder / "environment.json", describe_environment())
+        if reports:
+            write_json(folder / "weights.json", dict(reports))
         write_json(folder / "progress.json", {"finished": False, "stages": list(config["recipe"])})
     except OSError as error:
         raise UserError(f"'{folder}' cannot be written: {error}", "choose a folder you may write to with -o") from error

@@ -2,33 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vitrarium.configs.errors import UserError
 from vitrarium.runs import Run
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from vitrarium.data.source import DataSource
     from vitrarium.eval.evaluate import Evaluation
     from vitrarium.eval.explanations import Explanation
     from vitrarium.eval.interventions import Curve
+    from vitrarium.models.abstention import Abstention
+    from vitrarium.models.backbones.base import Backbone
     from vitrarium.models.classifier import TransparentClassifier
     from vitrarium.models.prediction import Prediction
 
 
-def load(path: str | Path, device: str = "cpu") -> TransparentClassifier:
-    """The model of a run or model folder, in evaluation mode; nothing in the folder is executed."""
+def backbone(module: nn.Module | Callable[..., nn.Module] | str, cut: str | None = None, **options: Any) -> Backbone:
+    """Any network as a backbone: ``vt.backbone(MyNet(), cut="stage3", mean=..., std=...)``.
+
+    Args:
+        module: a network (it is copied and stays as it is), a class or function that makes one, or its dotted path.
+        cut: where to end: a named cut or any module path; needed where the network does not end in a map.
+        options: see :func:`vitrarium.models.backbones.own_module.backbone_from`.
+
+    Raises:
+        UserError: a network that is no backbone; the message has the cuts that there are.
+    """
+    from vitrarium.configs.registry import check_options
+    from vitrarium.models.backbones.own_module import backbone_from
+
+    check_options(backbone_from, options, ("module", "cut"), "backbone")
+    return backbone_from(module, cut, **options)
+
+
+def build(
+    data: DataSource | Mapping[str, Any] | str,
+    backbone: nn.Module | Mapping[str, Any] | str = "convnet",
+    evidence: Mapping[str, Any] | str = "concepts",
+    readout: Mapping[str, Any] | str = "linear",
+    seed: int | None = None,
+) -> TransparentClassifier:
+    """An untrained model for a data set, for a training loop of your own.
+
+    Args:
+        data: a data set, or the name or ``{name, **options}`` of one.
+        backbone: a network, what :func:`backbone` gives, or the name or ``{name, **options}`` of one.
+        evidence: name or ``{name, **options}``.
+        readout: name or ``{name, **options}``.
+        seed: of the initial weights; None takes torch's random state as it is.
+
+    Raises:
+        UserError: unknown names or options, parts that do not fit.
+    """
+    from vitrarium.data import build_source
+    from vitrarium.data.preprocessing import Preprocessing
+    from vitrarium.data.source import DataSource
+    from vitrarium.models.assembly import build as build_parts
+
+    source = data if isinstance(data, DataSource) else build_source(data)
+    spec = {"backbone": backbone, "evidence": evidence, "readout": readout}
+    return build_parts(spec, source.class_names, source.concepts, Preprocessing(source.size), seed)
+
+
+def load(path: str | Path, device: str = "cpu", backbone: nn.Module | None = None) -> TransparentClassifier:
+    """The model of a run or model folder, in evaluation mode; nothing in the folder is executed.
+
+    Args:
+        path: a run folder, the model folder in it, or an animal that comes with the package ("zoo/cbm-flowers", see
+            ``vt.names("zoo")``); a model of your own at that very path comes first.
+        device: where to.
+        backbone: for a model whose backbone was handed over as an object: such a network again.
+    """
     from vitrarium.models.folder import load_model
 
-    return load_model(path, device)
+    return load_model(path, device, backbone)
 
 
 def predict(model: TransparentClassifier | str | Path, image: Any, do: Mapping[str, Any] | None = None) -> Prediction:
     """Classify one image and say why.
 
     Args:
-        model: a model, or the folder of one.
+        model: a model, or what :func:`load` takes.
         image: a path, a PIL image, or an array (H, W, 3).
         do: corrections by name, for instance ``{"granularity": "yes"}``.
     """
@@ -47,16 +105,46 @@ def explain(
     return explain_model(_model(model), image, do=do, against=against)
 
 
-def evaluate(run: Run | str | Path, split: str = "test") -> Evaluation:
+def evaluate(run: Run | str | Path, split: str = "test", root: str | Path | None = None) -> Evaluation:
     """Measure a run and write ``evaluation/`` into its folder.
 
     Args:
         run: a finished run.
         split: "test" (the default: measured once, when all choices are made) or "val".
+        root: where its data lie now, if not where they were when it was trained.
     """
     from vitrarium.measuring import evaluate_run
 
-    return evaluate_run(_run(run), split)
+    return evaluate_run(_run(run, root), split)
+
+
+def set_threshold(
+    run: Run | str | Path,
+    risk: float | None = None,
+    coverage: float | None = None,
+    confidence: float | None = None,
+    score: str = "probability",
+) -> Abstention:
+    """Choose anew, on the validation split, when a trained model does not answer, and save it with the model.
+
+    Numbers of the test split that were measured before are of the old threshold: evaluate the run again.
+
+    Args:
+        run: a finished run.
+        risk: largest error among the answered, in [0, 1); with neither ``risk`` nor ``coverage`` half of the error over
+            all, as far as that leaves half of the images answered.
+        coverage: least share that is answered, in (0, 1]; in place of ``risk``.
+        confidence: None compares the validation error with ``risk``; a level such as 0.95 keeps the true error below it
+            with this confidence, if the validation split is large enough to tell.
+        score: what confidence is, "probability" or "margin".
+
+    Returns:
+        The threshold, with its error and coverage on the validation split; ``met`` says whether the target was reached.
+    """
+    from vitrarium.abstaining import set_threshold_of
+    from vitrarium.models.abstention import AbstentionRule
+
+    return set_threshold_of(_run(run), AbstentionRule(score, risk, coverage, confidence))
 
 
 def intervene(
@@ -65,6 +153,7 @@ def intervene(
     trials: int = 10,
     split: str = "test",
     out: str | Path | None = None,
+    root: str | Path | None = None,
 ) -> list[Curve]:
     """Accuracy as more and more concept groups are corrected, by policy; CSV and PNG go to ``out``.
 
@@ -74,10 +163,11 @@ def intervene(
         trials: random orders per policy that draws them.
         split: which split.
         out: folder for ``curves.csv`` and ``curves.png``; default ``<run>/interventions``.
+        root: where its data lie now, if not where they were when it was trained.
     """
     from vitrarium.measuring import intervene_run
 
-    run = _run(run)
+    run = _run(run, root)
     return intervene_run(run, policies, trials, split, Path(out) if out else run.folder / "interventions")
 
 
@@ -85,8 +175,7 @@ def _model(model: TransparentClassifier | str | Path) -> TransparentClassifier:
     return load(model) if isinstance(model, str | Path) else model
 
 
-def _run(run: Run | str | Path) -> Run:
-    run = run if isinstance(run, Run) else Run(run)
-    if not run.finished:
-        raise UserError(f"the run '{run.folder}' is not finished", f"vitrarium train --resume -o {run.folder}")
-    return run
+def _run(run: Run | str | Path, root: str | Path | None = None) -> Run:
+    if root is not None:
+        run = Run(run.folder, run.backbone, root) if isinstance(run, Run) else Run(run, root=root)
+    return (run if isinstance(run, Run) else Run(run)).require_finished()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
-from collections.abc import Iterable
+import logging
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ def train(given: argparse.Namespace) -> None:
     if given.print_config:
         console.out(to_yaml(compose(given.overrides, given.config, given.configs)), highlight=False, end="")
         return
-    run = vt.fit(*given.overrides, out=given.out, config=given.config, resume=given.resume, folders=given.configs)
+    with telling():
+        run = vt.fit(*given.overrides, out=given.out, config=given.config, resume=given.resume, folders=given.configs)
     if given.evaluate and not (run.folder / "evaluation" / "results.csv").exists():
         vt.evaluate(run)
     from vitrarium.train.fit import first_process
@@ -33,24 +35,42 @@ def train(given: argparse.Namespace) -> None:
         console.print(f"model: {run.folder / 'model'}", highlight=False)
 
 
-def predict(given: argparse.Namespace) -> None:
+def predict(given: argparse.Namespace) -> int:
     """``vitrarium predict``."""
+    from vitrarium.answering import STDIN, answer_paths, image_paths
+    from vitrarium.answers import choose_form
+    from vitrarium.predicting import predict_many
+
+    images, live = image_paths(given.images), given.images == [STDIN]
     model, do = vt.load(given.run), pairs(given.do)
-    for image in given.images:
-        prediction = model.predict(image, do)
-        if given.json:
-            console.out(json.dumps({"image": str(image), **prediction.to_dict()}), highlight=False)
-            continue
-        table = Table(title=f"{image}: {prediction.label} ({prediction.probability:.1%})", title_justify="left")
-        for column in ("unit", "value", "speaks for it"):
-            table.add_column(column, justify="left" if column == "unit" else "right")
-        ranked = sorted(prediction.contributions.items(), key=lambda item: -abs(item[1]))
-        for name, contribution in ranked[:15]:
-            mark = " (corrected)" if name in prediction.corrected else ""
-            table.add_row(name + mark, f"{prediction.units[name]:.3f}", f"{contribution:+.3f}")
-        console.print(table)
-        others = ", ".join(f"{name} {p:.1%}" for name, p in list(prediction.probabilities.items())[1:4])
-        console.print(f"then: {others}", highlight=False)
+    options = {"batch_size": given.batch_size, "workers": given.workers, "eager": live}
+    if given.resume and not given.out:
+        raise UserError("--resume goes on with a file, and none is named", "name it with -o")
+    if given.out or given.json or given.columns or live:
+        form = choose_form(model, given.json, given.columns)
+        tally = answer_paths(model, images, form, given.out, given.resume, do=do, strict=given.strict, **options)
+        if given.out:
+            console.print(f"written: {given.out} ({tally.images:,} images)", highlight=False)
+        return 3 if tally.failed else 0
+    for answer in predict_many(model, images, do, strict=True, fold=False, **options):
+        print_prediction(answer.image, answer.prediction)
+    return 0
+
+
+def print_prediction(image: str, prediction: Any) -> None:
+    """One answer as a table: what the model saw, and how much each unit speaks for the class."""
+    table = Table(title=f"{image}: {prediction.label} ({prediction.probability:.1%})", title_justify="left")
+    for column in ("unit", "value", "speaks for it"):
+        table.add_column(column, justify="left" if column == "unit" else "right")
+    ranked = sorted(prediction.contributions.items(), key=lambda item: -abs(item[1]))
+    for name, contribution in ranked[:15]:
+        mark = " (corrected)" if name in prediction.corrected else ""
+        table.add_row(name + mark, f"{prediction.units[name]:.3f}", f"{contribution:+.3f}")
+    console.print(table)
+    others = ", ".join(f"{name} {p:.1%}" for name, p in list(prediction.probabilities.items())[1:4])
+    console.print(f"then: {others}", highlight=False)
+    if prediction.abstained:
+        console.print(f"abstains: a confidence of {prediction.confidence:.3f} is not enough to answer", highlight=False)
 
 
 def explain(given: argparse.Namespace) -> None:
@@ -69,17 +89,22 @@ def intervene(given: argparse.Namespace) -> None:
     for policy in policies:
         POLICIES.get(policy)
     with working(f"correcting {given.run}"):
-        curves = vt.intervene(given.run, policies, given.trials, given.split, given.out)
+        curves = vt.intervene(given.run, policies, given.trials, given.split, given.out, given.root)
     rows = [row for curve in curves for row in curve.table()]
-    print_table(rows, ("policy", "budget", "accuracy", "low", "high"), "accuracy by number of corrected groups")
+    columns = ("policy", "budget", "cost", "accuracy", "low", "high")
+    print_table(rows, columns, "accuracy by number of corrected groups, and the mean price of asking about them")
     console.print(f"written: {Path(given.out or Path(given.run) / 'interventions')}", highlight=False)
 
 
 def evaluate(given: argparse.Namespace) -> None:
     """``vitrarium evaluate``."""
+    rule = {name: getattr(given, f"abstain_{name}") for name in ("risk", "coverage", "confidence")}
     for folder in given.runs:
+        run = vt.Run(folder, root=given.root)
+        if any(value is not None for value in rule.values()):
+            console.print(f"{folder} {vt.set_threshold(run, **rule).words()}", highlight=False)
         with working(f"measuring {folder}"):
-            evaluation = vt.evaluate(folder, given.split)
+            evaluation = vt.evaluate(run, given.split)
         rows = [
             {"category": r.category, "metric": _named(r), "value": r.value, "low": r.low, "high": r.high}
             for r in evaluation.records
@@ -111,6 +136,33 @@ def experiment(given: argparse.Namespace) -> None:
     console.print(f"report: {path}", highlight=False)
 
 
+def data(given: argparse.Namespace) -> int:
+    """``vitrarium data check``, ``show`` and ``example``."""
+    from vitrarium import data_verbs
+
+    return int(getattr(data_verbs, given.action)(given))
+
+
+def cache(given: argparse.Namespace) -> None:
+    """``vitrarium cache`` and ``vitrarium cache clear``."""
+    from vitrarium import cache_verbs
+
+    (cache_verbs.clear if given.action == "clear" else cache_verbs.show)(given)
+
+
+def export(given: argparse.Namespace) -> None:
+    """``vitrarium export``."""
+    from vitrarium.exporting import export_file, latencies
+
+    with working(f"exporting {given.run}"):
+        model, exported = export_file(given.run, given.format, given.out, not given.no_fold, given.force)
+        ours, theirs = latencies(model, exported)
+    console.print(str(exported.deployed), highlight=False, soft_wrap=True)
+    console.print(f"largest difference from the model: {exported.difference:.1e}", highlight=False)
+    console.print(f"one image: {ours:.2f} ms as a model, {theirs:.2f} ms as a file (medians, in turn)", highlight=False)
+    console.print(f"written: {exported.path} ({exported.bytes / 1e6:.1f} MB)", highlight=False)
+
+
 def list_names(given: argparse.Namespace) -> None:
     """``vitrarium list``."""
     from vitrarium.listing import KINDS, about, names
@@ -121,11 +173,10 @@ def list_names(given: argparse.Namespace) -> None:
     if given.show:
         if given.kind != "backbones":
             raise UserError("--show is for backbones", f"vitrarium list backbones --show {given.show}")
-        from vitrarium.models.backbones import describe_backbone
-
-        rows = [{"cut": c, "channels": d, "stride": s} for c, d, s in describe_backbone(given.show)]
-        print_table(rows, ("cut", "channels", "stride"), given.show)
+        show_backbone(given)
         return
+    if given.size is not None or given.weights is not None:
+        raise UserError("--size and --weights go with --show", "vitrarium list backbones --show NAME --weights FILE")
     found = names(given.kind, given.pattern)
     if not found:
         raise UserError(f"no {given.kind} match '{given.pattern}'", f"vitrarium list {given.kind}")
@@ -133,6 +184,44 @@ def list_names(given: argparse.Namespace) -> None:
     for name in found:
         said = about(given.kind, name)
         console.out(f"{name:<{width}}  {said}".rstrip(), highlight=False)
+
+
+def show_backbone(given: argparse.Namespace) -> None:
+    """``vitrarium list backbones --show``: a name, a configuration of the group ``backbone``, or a YAML of one."""
+    from vitrarium.listing import look_at_backbone
+
+    with working(f"looking at {given.show}"):
+        places, side, backbone, report = look_at_backbone(given.show, given.size, given.weights)
+    rows = [{**place._asdict(), "map": f"{place.height} x {place.width}"} for place in places]
+    rows = [{**row, "parameters": f"{row['parameters']:,}"} for row in rows]
+    title = f"{given.show}, images of {side} x {side} x {backbone.in_channels}"
+    print_table(rows, ("cut", "channels", "stride", "map", "parameters"), title)
+    if backbone.note:
+        console.print(f"it {backbone.note}", highlight=False)
+    if report is None:
+        return
+    console.print(str(report), highlight=False)
+    for what, missed in report.unmatched().items():
+        for name in missed:
+            console.out(f"  {what}: {name}", highlight=False)
+
+
+@contextlib.contextmanager
+def telling(name: str = "vitrarium", form: str = "%(message)s") -> Iterator[None]:
+    """What the package, or one logger of it, has to say on its way (which weights matched), on standard error."""
+    ours = logging.getLogger(name)
+    handler, level, passes = logging.StreamHandler(sys.stderr), ours.level, ours.propagate
+    handler.setFormatter(logging.Formatter(form))
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    # Said here, and not a second time by a logger above.
+    ours.propagate = False
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+        ours.setLevel(level)
+        ours.propagate = passes
 
 
 def working(what: str) -> contextlib.AbstractContextManager[Any]:

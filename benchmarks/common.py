@@ -15,6 +15,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from vitrarium.configs.files import write_text
+
 FIELDS = ("name", "ours", "theirs", "ratio", "target", "difference", "note")
 
 
@@ -77,12 +79,8 @@ def report(records: Sequence[Mapping[str, Any]], json_path: str | Path | None = 
             names = ", ".join(str(record["name"]) for record in records if record.get("note") == note)
             console.print(f"{names}: {note}", markup=False, highlight=False)
     if json_path is not None:
-        path = Path(json_path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(path.name + ".part")
         kept = [{field: record.get(field) for field in FIELDS} for record in records]
-        beside.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-        beside.replace(path)
+        write_text(json_path, json.dumps(kept, indent=2) + "\n")
 
 
 def _cell(value: Any) -> str:

@@ -12,12 +12,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from vitrarium.configs.errors import UserError
+from vitrarium.configs.files import write_text
 from vitrarium.data.concepts import ConceptSet
 from vitrarium.data.preprocessing import Preprocessing
+from vitrarium.models.abstention import Abstention
 from vitrarium.models.assembly import build
+from vitrarium.models.backbones.own_module import given_again
 from vitrarium.models.classifier import TransparentClassifier
+from vitrarium.models.plugins import plugins_of, refuse_missing
+from vitrarium.models.zoo import animal_folder
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
@@ -35,8 +41,13 @@ def save_model(
         facts: plain containers to keep in ``config.json`` (data set, seed ...).
 
     Raises:
-        UserError: full disk or read-only folder.
+        UserError: full disk or read-only folder, a model that was folded for deployment.
     """
+    if model.deploy_report is not None:
+        raise UserError(
+            "a deployed model is folded and cannot be built again from its configuration",
+            "save the model it was made from; vitrarium export writes the folded one",
+        )
     folder = Path(folder)
     beside, old = folder.with_name(folder.name + ".part"), folder.with_name(folder.name + ".old")
     try:
@@ -69,27 +80,93 @@ def weights_of(model: TransparentClassifier) -> dict[str, torch.Tensor]:
     }
 
 
-def load_model(folder: str | Path, device: str | torch.device = "cpu") -> TransparentClassifier:
-    """Load a model folder, or the model of a run folder, in evaluation mode. Nothing in it is executed.
+def load_model(
+    folder: str | Path, device: str | torch.device = "cpu", backbone: nn.Module | None = None
+) -> TransparentClassifier:
+    """Load a model folder, the model of a run folder or an animal, in evaluation mode. Nothing in it is executed.
+
+    Args:
+        folder: of a model or of a run, or the name of an animal ("zoo/cbm-flowers").
+        device: where to.
+        backbone: for a model whose backbone was handed over as an object: such a network again, its weights do not
+            matter.
 
     Raises:
-        UserError: no model there, damaged or foreign files, a pickle where safetensors belong.
+        UserError: no model there, damaged or foreign files, a pickle where safetensors belong, a backbone whose package
+            is not allowed.
     """
     folder = model_folder(folder)
     config = _read_config(folder / CONFIG)
     concepts = None if config["concepts"] is None else ConceptSet.from_dict(config["concepts"])
     preprocessing = None if config["preprocessing"] is None else Preprocessing(**config["preprocessing"])
-    model = build(config["spec"], config["class_names"], concepts, preprocessing)
+    spec = config["spec"]
+    # Folders of earlier versions have no such entry.
+    refuse_missing(spec, config.get("plugins", {}))
+    if backbone is not None:
+        spec = {**spec, "backbone": given_again(backbone, spec["backbone"])}
+    model = build(spec, config["class_names"], concepts, preprocessing)
     load_weights_into(model, read_weights(folder / WEIGHTS), str(folder))
+    # Folders of earlier versions have no such entry.
+    if config.get("abstention") is not None:
+        model.abstention = Abstention.from_dict(config["abstention"])
     return model.to(device).eval()
 
 
+def save_abstention(folder: str | Path, abstention: Abstention | None) -> Path:
+    """Set anew when a saved model does not answer; weights and everything else stay as they are.
+
+    Args:
+        folder: run or model folder.
+        abstention: the threshold, or None for a model that always answers.
+
+    Raises:
+        UserError: no model there, or a folder that cannot be written.
+    """
+    return _amend(folder, abstention=None if abstention is None else abstention.to_dict())
+
+
+def add_facts(folder: str | Path, facts: Mapping[str, Any]) -> Path:
+    """Keep more facts (numbers that were measured later ...) with a saved model; weights stay as they are.
+
+    Args:
+        folder: run or model folder.
+        facts: plain containers by name; those of the same name are replaced.
+
+    Raises:
+        UserError: no model there, or a folder that cannot be written.
+    """
+    return _amend(folder, facts={**read_facts(folder), **facts})
+
+
+def read_facts(folder: str | Path) -> dict[str, Any]:
+    """The facts that are kept with a saved model (data set, its fingerprint, seed); the model is not loaded."""
+    return dict(_read_config(model_folder(folder) / CONFIG).get("facts", {}))
+
+
+def _amend(folder: str | Path, **changes: Any) -> Path:
+    """Change entries of ``config.json``, which appears whole."""
+    path = model_folder(folder) / CONFIG
+    config = {**_read_config(path), **changes}
+    try:
+        write_text(path, json.dumps(config, indent=2))
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written: {error}", "choose a folder you may write to") from error
+    return path
+
+
 def model_folder(path: str | Path) -> Path:
-    """The folder that holds ``config.json`` and ``model.safetensors``: ``path`` itself or ``path/model``."""
+    """The folder that holds ``config.json`` and ``model.safetensors``.
+
+    ``path`` itself, ``path/model``, or where the animal lies that it names ("zoo/cbm-flowers"); a model of your own at
+    that very path comes first.
+    """
     path = Path(path)
     for folder in (path, path / "model"):
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
+    animal = animal_folder(path)
+    if animal is not None:
+        return animal
     if not path.exists():
         raise UserError(f"there is no run or model at '{path}'", "check the path; runs lie under runs/<name>")
     raise UserError(
@@ -133,10 +210,12 @@ def _describe(model: TransparentClassifier, facts: Mapping[str, Any]) -> dict[st
         "format": FORMAT,
         "vitrarium": importlib.metadata.version("vitrarium"),
         "spec": spec,
+        "plugins": plugins_of(spec),
         "class_names": list(model.class_names),
         "concepts": None if model.concepts is None else model.concepts.to_dict(),
         "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),
         "units": model.evidence.units.to_dict(),
+        "abstention": None if model.abstention is None else model.abstention.to_dict(),
         "facts": dict(facts),
     }
 

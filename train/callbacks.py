@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from vitrarium.configs.errors import Interrupted, UserError, closest
+from vitrarium.configs.files import whole_file
 from vitrarium.train.distributed import world_size
 from vitrarium.train.events.base import Schedule
 from vitrarium.train.snapshot import Snapshot
@@ -67,13 +68,10 @@ class Selection(pl.Callback):
 
 def _write_weights(state: dict[str, torch.Tensor], path: Path) -> None:
     """Tensors to a file, whole or not at all."""
-    beside = path.with_name(path.name + ".part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, beside)
-        beside.replace(path)
+        with whole_file(path) as beside:
+            torch.save(state, beside)
     except (OSError, RuntimeError) as error:
-        beside.unlink(missing_ok=True)
         raise UserError(
             f"weights could not be written to '{path}': {error}", "free some space, then go on with --resume"
         ) from error

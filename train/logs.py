@@ -10,6 +10,8 @@ from typing import Any
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from vitrarium.configs.files import whole_file
+
 COLUMNS = ("stage", "epoch", "step", "name", "value")
 
 
@@ -61,12 +63,10 @@ def rewind(path: Path, stage: str, earlier: list[str], epoch: int) -> None:
         return
     with path.open(newline="", encoding="utf-8") as file:
         rows = [r for r in csv.DictReader(file) if _before(r, stage, earlier, epoch)]
-    beside = path.with_name(path.name + ".part")
-    with beside.open("w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as beside, beside.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(rows)
-    beside.replace(path)
 
 
 def _before(row: dict[str, str], stage: str, earlier: list[str], epoch: int) -> bool:

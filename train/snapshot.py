@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from vitrarium.configs.errors import UserError
+from vitrarium.configs.files import whole_file
 
 
 @dataclass
@@ -52,13 +53,10 @@ class Snapshot:
 
     def save(self, path: Path) -> None:
         """Write beside and rename; the older snapshot stays until this one is complete."""
-        beside = path.with_name(path.name + ".part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save({f: getattr(self, f) for f in asdict(Snapshot(0))}, beside)
-            beside.replace(path)
+            with whole_file(path) as beside:
+                torch.save({f: getattr(self, f) for f in asdict(Snapshot(0))}, beside)
         except (OSError, RuntimeError) as error:
-            beside.unlink(missing_ok=True)
             raise UserError(
                 f"the state of training could not be written to '{path}': {error}",
                 "free some space or choose a folder you may write to, then go on with --resume",

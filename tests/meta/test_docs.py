@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import os
 import re
 import shlex
-import subprocess
 import sys
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +75,7 @@ def workshop(tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("VITRARIUM_ALLOW", "")
     modules, registries = set(sys.modules), (EVIDENCE, EVENTS, TERMS)
     names = [set(registry.list()) for registry in registries]
     yield tmp_path
@@ -264,6 +262,18 @@ def test_the_options_of_families_are_those_of_the_code(page, heading, preset):
     check_defaults(DOCS / "families" / f"{page}.md", f"\n{heading}\n", f"model={preset}")
 
 
+def test_the_options_of_own_backbones_are_those_of_the_code():
+    import yaml
+
+    from vitrarium.models.backbones.own_module import build_module
+
+    written = dict(rows_of(DOCS / "bring_your_own_backbone.md", "## Options"))
+    parameters = inspect.signature(build_module).parameters
+    assert set(written) == set(parameters)
+    for name, default in written.items():
+        assert not default or yaml.safe_load(default) == parameters[name].default, name
+
+
 # Messages about bad data.
 
 
@@ -317,11 +327,16 @@ def truncate(path: Path, size: int) -> None:
 MISTAKES: list[Callable[[Path], object]] = [
     lambda r: r.rename(r.parent / "elsewhere"),
     lambda r: only(r, lambda p: p.parent.name == "birch"),
+    lambda r: (r / "birch" / "01.png").rename(r / "01.png"),
+    lambda r: (r / "willow").rename(r / "test"),
+    lambda r: (r / "train_test_split.txt").write_text("1 0\n"),
     lambda r: (r / "birch" / "notes.txt").write_text("spots are hard to see"),
     lambda r: truncate(r / "birch" / "00.png", 0),
     lambda r: truncate(r / "birch" / "00.png", 60),
     lambda r: edit(r, lambda lines: [line.replace(",", ";") for line in lines]),
     lambda r: (r / "concepts.csv").write_bytes((r / "concepts.csv").read_bytes() + "birch/é".encode("latin-1")),
+    lambda r: edit(r, cell(3, "birch/01", "birch/\0")),
+    lambda r: edit(r, lambda lines: lines[1:]),
     lambda r: edit(r, cell(1, "image", "file")),
     lambda r: edit(r, cell(2, ",no,", ",no,left, right,")),
     lambda r: edit(r, cell(2, "birch/00.png", "birch/0.png")),
@@ -329,12 +344,15 @@ MISTAKES: list[Callable[[Path], object]] = [
     lambda r: edit(r, cell(3, "0.67", "33")),
     lambda r: edit(r, lambda lines: cell(2, ",1", ",0.67")(cell(3, "0.67", "many")(lines))),
     lambda r: edit(r, column("veins", "")),
+    lambda r: (r / "class_concepts.csv").write_text("class,bark\nbirch,white\nmaple,grey\nwillow,grey\n"),
+    lambda r: ((r / "concepts.csv").unlink(), (r / "class_concepts.csv").write_text("class,bark\nbirch,1\nmaple,0\n")),
     lambda r: edit(r, column("split", "tset")),
     lambda r: edit(r, lambda lines: column("split", "test")(lines)[:-1]),
     lambda r: edit(r, column("class", "maple")),
     lambda r: (r / "concepts.csv").rename(r / "concept.csv"),
     lambda r: draw_map(r, "00_map.png", 255),
     lambda r: draw_map(r, "00.png", 1),
+    lambda r: draw_map(r, "00.png", 255),
     lambda r: (r / "keypoints.csv").write_text("image,part,x,y\nbirch/00.png,stem,500,10\n"),
     lambda r: (r / "birch" / "extra.png").symlink_to(r.parent.parent / "outside.png"),
     lambda r: (only(r, lambda p: p.stem == "00"), (r / "concepts.csv").unlink()),
@@ -373,44 +391,6 @@ def read_all() -> None:
 
 
 # Examples.
-
-
-def run(*arguments: object, folder: Path, more: dict[str, str] | None = None) -> str:
-    """Run Python in another process and folder; its output."""
-    command = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(
-        command, cwd=folder, env={**os.environ, **(more or {})}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-@pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=name_of)
-def test_examples_run_from_any_folder(example, tmp_path):
-    said = run(example, tmp_path / "out", folder=tmp_path)
-    assert said.strip()
-    assert {p.name for p in tmp_path.iterdir()} == {"out"}
-
-
-def test_the_plugin_is_found_by_its_entry_point(tmp_path):
-    """Installed without pip: what lies in site-packages after installing it is its module and its metadata."""
-    project = tomllib.loads((EXAMPLES / "plugin" / "pyproject.toml").read_text(encoding="utf-8"))
-    name, version = project["project"]["name"], project["project"]["version"]
-    metadata = tmp_path / "site" / f"{name.replace('-', '_')}-{version}.dist-info"
-    metadata.mkdir(parents=True)
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
-    points = [f"[{group}]" + "".join(f"\n{k} = {v}" for k, v in entries.items())
-              for group, entries in project["project"]["entry-points"].items()]  # fmt: skip
-    (metadata / "entry_points.txt").write_text("\n".join(points) + "\n")
-    for module in project["tool"]["setuptools"]["py-modules"]:
-        (tmp_path / "site" / f"{module}.py").write_text((EXAMPLES / "plugin" / f"{module}.py").read_text())
-    tiny = ["data.size=32", "data.train=32", "data.val=16", "data.test=16", "backbone.widths=[8]", "train.epochs=1"]
-    readme = (EXAMPLES / "plugin" / "README.md").read_text(encoding="utf-8")
-    (train,) = [shlex.split(line)[1:] for line in readme.splitlines() if line.startswith("    vitrarium train")]
-    environment = {"PYTHONPATH": str(tmp_path / "site")}
-    said = run("-m", "vitrarium", *train, *tiny, "-o", "run", folder=tmp_path, more=environment)
-    assert "model: run" in said
-    assert "generalised_mean" in (tmp_path / "run" / "model" / "config.json").read_text()
 
 
 def test_the_page_and_the_example_show_the_same_layer():
