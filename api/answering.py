@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import sys
@@ -107,11 +108,20 @@ def answer_paths(
         tally = print_answers(form, answer(images))
     else:
         with counting() as progress:
-            tally = write_answers(Path(out), form, images, answer, resume, progress)
+            tally = write_answers(Path(out), form, images, answer, resume, progress, maker(model, options.get("do")))
     if tally.failed:
         where = "their lines say" if out is None else f"the column error of '{out}' says"
         sys.stderr.write(f"vitrarium: {tally.failed:,} of {tally.images:,} images could not be read; {where} why\n")
     return tally
+
+
+def maker(model: TransparentClassifier, do: Any = None) -> str:
+    """What decides the answers, as a hash: weights and buffers, threshold, names and corrections."""
+    known = (type(model).__qualname__, model.class_names, model.evidence.units.names, model.abstention, do)
+    total = hashlib.sha256(repr(known).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def print_answers(form: Form, batches: Iterable[Answered]) -> Tally:
@@ -132,26 +142,31 @@ def write_answers(
     answer: Callable[[Iterator[str]], Iterable[Answered]],
     resume: bool = False,
     progress: Callable[[int], None] | None = None,
+    made_by: str = "",
 ) -> Tally:
     """Write a file line by line as ``<out>.part``, which takes its name when all is done.
 
+    Beside it lies ``<out>.part.by``, which says what made its lines: those of two models are never joined.
+
     Args:
-        out: the file; an older one is replaced at the end.
+        out: the file; older answers in it are replaced at the end, anything else is refused.
         form: of the lines.
         images: what is to be answered.
         answer: from images to answers.
         resume: go on behind the lines of an unfinished file; its images must be the first of ``images``.
         progress: called with the number of lines written so far.
+        made_by: what :func:`maker` says; an unfinished file is gone on with only if it says the same.
 
     Raises:
-        UserError: an unfinished file that nobody said to resume, or one of other images; a full disk. The lines so far
-            stay.
+        UserError: an unfinished file that nobody said to resume, or one of another command; a full disk. The lines so
+            far stay.
         Interrupted: by Ctrl-C; the lines so far stay.
     """
     part, tally = out.with_name(out.name + ".part"), Tally()
     try:
-        _take_up(out, part, form, images, resume, tally)
+        _take_up(out, part, form, images, resume, made_by, tally)
         out.parent.mkdir(parents=True, exist_ok=True)
+        _by(part).write_text(made_by, encoding="utf-8")
         with part.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
             try:
                 file.write("" if file.tell() else form.head())
@@ -164,8 +179,10 @@ def write_answers(
             except (Exception, KeyboardInterrupt):
                 if not tally.images:  # a file without lines is nothing to go on with
                     part.unlink(missing_ok=True)
+                    _by(part).unlink(missing_ok=True)
                 raise
         part.replace(out)
+        _by(part).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(
             f"'{out}' cannot be written ({error.strerror or error})", f"what is done stays in '{part}'"
@@ -175,10 +192,18 @@ def write_answers(
     return tally
 
 
-def _take_up(out: Path, part: Path, form: Form, images: Iterator[str], resume: bool, tally: Tally) -> None:
+def _by(part: Path) -> Path:
+    """The file that says what made the lines of an unfinished one."""
+    return part.with_name(part.name + ".by")
+
+
+def _take_up(
+    out: Path, part: Path, form: Form, images: Iterator[str], resume: bool, made_by: str, tally: Tally
+) -> None:
     """Pass over the images that have their line in an unfinished file; refuse what would lose lines."""
     if out.is_dir():
         raise UserError(f"'{out}' is a folder", "name a file, such as answers.csv")
+    _spare(out, form)
     if not part.exists() or not part.stat().st_size:
         if resume and out.exists():
             raise UserError(f"'{out}' is complete: there is nothing to resume", "leave --resume out to make it anew")
@@ -188,6 +213,8 @@ def _take_up(out: Path, part: Path, form: Form, images: Iterator[str], resume: b
             f"'{part}' holds the lines of a prediction that was stopped",
             "add --resume to go on with it, or remove it; nothing was changed",
         )
+    if (_by(part).read_text(encoding="utf-8") if _by(part).exists() else "") != made_by:
+        raise UserError(*other_command(str(part)))
     _cut(part)
     with part.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
         for image, failed in form.read(file) if part.stat().st_size else ():
@@ -195,6 +222,18 @@ def _take_up(out: Path, part: Path, form: Form, images: Iterator[str], resume: b
                 raise UserError(*other_command(str(part)))
             tally.images += 1
             tally.failed += failed
+
+
+def _spare(out: Path, form: Form) -> None:
+    """Answers are replaced by new ones; what else lies there, such as a table of labels, is not."""
+    if not out.exists() or not out.stat().st_size:
+        return
+    with out.open(encoding="utf-8", errors="replace", newline="") as file:
+        first = file.readline(1_000_000)
+    if not form.made(first):
+        raise UserError(
+            f"'{out}' exists and holds no answers in this form", "name another file, or remove it; nothing was changed"
+        )
 
 
 def _cut(part: Path) -> None:

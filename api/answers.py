@@ -71,6 +71,11 @@ class CsvForm:
             return [[]] * len(said)
         return np.concatenate([getattr(said, c) for c in self.many], 1).tolist()  # type: ignore[no-any-return]
 
+    def made(self, first: str) -> bool:
+        """Whether a file that begins with this line is a table of answers, of whatever model and columns."""
+        cells = next(csv.reader([first]), [])
+        return cells[:1] == ["image"] and "error" in cells
+
     def read(self, part: TextIO) -> Iterator[tuple[str, bool]]:
         """Image, and whether it could not be read, of each line of an unfinished table.
 
@@ -112,6 +117,10 @@ class JsonForm:
         exact = ("additive",) if "contributions" in self.columns else ()
         return {c: said[c] for c in (*self.columns, *exact, "corrected")}
 
+    def made(self, first: str) -> bool:
+        """Whether a file that begins with this line holds answers, of whatever model and columns."""
+        return first.startswith('{"image": ')
+
     def read(self, part: TextIO) -> Iterator[tuple[str, bool]]:
         """Image, and whether it could not be read, of each line of an unfinished file."""
         for line in part:
@@ -150,7 +159,7 @@ def choose_form(model: TransparentClassifier, as_json: bool = False, columns: st
 def other_command(part: str) -> tuple[str, str]:
     """Why an unfinished file is not gone on with, and the cure."""
     return (
-        f"'{part}' was made by another command: its images or columns are others",
+        f"'{part}' was made by another command: its images, columns, corrections or model are others",
         "resume with the command that began it, or remove it",
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitrarium.verbs import console, print_table
+from vitrarium.verbs import print_table, say
 
 if TYPE_CHECKING:
     from vitrarium.data.cache_entries import Entry
@@ -39,11 +39,6 @@ def clear(given: argparse.Namespace) -> None:
     for entry in busy:
         say(f"in use, not removed: {entry.name}")
     say(f"{counted(removed)} removed from {folder}, {megabytes(removed)}")
-
-
-def say(line: str) -> None:
-    """One line, however long the names in it are."""
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def counted(entries: Sequence[Entry]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -244,6 +245,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         from vitrarium import verbs
 
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # Names of files are bytes; those that are no text go out as they came in.
+            sys.stdout.reconfigure(errors="surrogateescape")
         with verbs.telling(PLUGIN_GROUP, "vitrarium: %(message)s"):
             return int(getattr(verbs, given.verb if given.verb != "list" else "list_names")(given) or 0)
     except UserError as error:

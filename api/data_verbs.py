@@ -18,13 +18,12 @@ import vitrarium as vt
 from vitrarium.configs.compose import assignments
 from vitrarium.configs.errors import UserError
 from vitrarium.configs.files import whole_file
+from vitrarium.verbs import console, say
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from vitrarium.data.check import DataCheck, Finding
-
-console = Console(highlight=False)
 
 ROWS = 40
 """Classes and concept groups that are printed; the rest is counted."""
@@ -83,7 +82,7 @@ def _save(picture: Image, out: str) -> None:
             picture.save(beside, format=registered_extensions()[Path(out).suffix.lower()])
     except OSError as error:
         raise UserError(f"'{out}' cannot be written ({error.strerror or error})", "choose another place") from error
-    console.print(Text(f"written: {Path(out)}"), soft_wrap=True)
+    say(f"written: {Path(out)}")
 
 
 def _options(words: Sequence[str]) -> dict[str, Any]:
@@ -121,12 +120,7 @@ def print_check(found: DataCheck, path: str) -> None:
     _print_findings(found)
     if found.command:
         say("\ntrain on it with", "bold")
-        console.print(Text(found.command), soft_wrap=True)
-
-
-def say(text: str, style: str = "") -> None:
-    """A line of plain text: brackets in names are no markup."""
-    console.print(Text(text, style=style))
+        say(found.command)
 
 
 def table(title: str, *columns: str) -> Table:

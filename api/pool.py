@@ -20,7 +20,7 @@ from vitrarium.runs import differences, read_config, read_progress
 if TYPE_CHECKING:
     from vitrarium.experiments import Planned
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False)
 
 
 def run_all(plan: Sequence[Planned], workers: int, folders: Sequence[str | Path] = ()) -> None:

@@ -16,6 +16,7 @@ from vitrarium.abstaining import choose_threshold
 from vitrarium.card import write_card
 from vitrarium.configs.errors import UserError
 from vitrarium.configs.files import write_text
+from vitrarium.data import cache
 from vitrarium.data.preprocessing import Preprocessing
 from vitrarium.data.source import DataSource
 from vitrarium.environment import describe_environment
@@ -128,15 +129,10 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another process is training there.
     """
-    try:
-        import fcntl
-    except ImportError:  # not a POSIX system: nothing to lock with
-        yield
-        return
-    with _create(folder).joinpath("training.lock").open("w") as file:
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            held.enter_context(cache.locked(_create(folder) / "training.lock", wait=False))
+        except cache.Busy as error:
             raise UserError(
                 f"another process is training in '{folder}'", "wait for it, stop it, or choose another folder with -o"
             ) from error

@@ -132,7 +132,7 @@ def set_threshold(
     Args:
         run: a finished run.
         risk: largest error among the answered, in [0, 1); with neither ``risk`` nor ``coverage`` half of the error over
-            all, as far as that leaves half of the images answered.
+            all, as far as that leaves four fifths of the images answered.
         coverage: least share that is answered, in (0, 1]; in place of ``risk``.
         confidence: None compares the validation error with ``risk``; a level such as 0.95 keeps the true error below it
             with this confidence, if the validation split is large enough to tell.

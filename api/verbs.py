@@ -17,13 +17,14 @@ import vitrarium as vt
 from vitrarium.configs.compose import compose, to_yaml
 from vitrarium.configs.errors import UserError
 
-console = Console()
+# Whatever is printed may hold names of the user's: brackets in them are no markup.
+console = Console(highlight=False, markup=False)
 
 
 def train(given: argparse.Namespace) -> None:
     """``vitrarium train``."""
     if given.print_config:
-        console.out(to_yaml(compose(given.overrides, given.config, given.configs)), highlight=False, end="")
+        console.out(to_yaml(compose(given.overrides, given.config, given.configs)), end="")
         return
     with telling():
         run = vt.fit(*given.overrides, out=given.out, config=given.config, resume=given.resume, folders=given.configs)
@@ -32,7 +33,7 @@ def train(given: argparse.Namespace) -> None:
     from vitrarium.train.fit import first_process
 
     if first_process():
-        console.print(f"model: {run.folder / 'model'}", highlight=False)
+        say(f"model: {run.folder / 'model'}")
 
 
 def predict(given: argparse.Namespace) -> int:
@@ -50,7 +51,7 @@ def predict(given: argparse.Namespace) -> int:
         form = choose_form(model, given.json, given.columns)
         tally = answer_paths(model, images, form, given.out, given.resume, do=do, strict=given.strict, **options)
         if given.out:
-            console.print(f"written: {given.out} ({tally.images:,} images)", highlight=False)
+            say(f"written: {given.out} ({tally.images:,} images)")
         return 3 if tally.failed else 0
     for answer in predict_many(model, images, do, strict=True, fold=False, **options):
         print_prediction(answer.image, answer.prediction)
@@ -68,17 +69,17 @@ def print_prediction(image: str, prediction: Any) -> None:
         table.add_row(name + mark, f"{prediction.units[name]:.3f}", f"{contribution:+.3f}")
     console.print(table)
     others = ", ".join(f"{name} {p:.1%}" for name, p in list(prediction.probabilities.items())[1:4])
-    console.print(f"then: {others}", highlight=False)
+    say(f"then: {others}")
     if prediction.abstained:
-        console.print(f"abstains: a confidence of {prediction.confidence:.3f} is not enough to answer", highlight=False)
+        say(f"abstains: a confidence of {prediction.confidence:.3f} is not enough to answer")
 
 
 def explain(given: argparse.Namespace) -> None:
     """``vitrarium explain``."""
     explanation = vt.explain(given.run, given.image, pairs(given.do), given.against)
     explanation.save(given.out)
-    console.print(explanation.sentence(), highlight=False)
-    console.print(f"written: {given.out}", highlight=False)
+    say(explanation.sentence())
+    say(f"written: {given.out}")
 
 
 def intervene(given: argparse.Namespace) -> None:
@@ -93,7 +94,7 @@ def intervene(given: argparse.Namespace) -> None:
     rows = [row for curve in curves for row in curve.table()]
     columns = ("policy", "budget", "cost", "accuracy", "low", "high")
     print_table(rows, columns, "accuracy by number of corrected groups, and the mean price of asking about them")
-    console.print(f"written: {Path(given.out or Path(given.run) / 'interventions')}", highlight=False)
+    say(f"written: {Path(given.out or Path(given.run) / 'interventions')}")
 
 
 def evaluate(given: argparse.Namespace) -> None:
@@ -102,7 +103,7 @@ def evaluate(given: argparse.Namespace) -> None:
     for folder in given.runs:
         run = vt.Run(folder, root=given.root)
         if any(value is not None for value in rule.values()):
-            console.print(f"{folder} {vt.set_threshold(run, **rule).words()}", highlight=False)
+            say(f"{folder} {vt.set_threshold(run, **rule).words()}")
         with working(f"measuring {folder}"):
             evaluation = vt.evaluate(run, given.split)
         rows = [
@@ -111,7 +112,7 @@ def evaluate(given: argparse.Namespace) -> None:
             if r.scope == "all"
         ]
         print_table(rows, ("category", "metric", "value", "low", "high"), f"{folder} on {given.split}")
-        console.print(f"written: {Path(folder) / 'evaluation'}", highlight=False)
+        say(f"written: {Path(folder) / 'evaluation'}")
 
 
 def _named(record: Any) -> str:
@@ -126,14 +127,14 @@ def compare(given: argparse.Namespace) -> None:
         comparison = vt.compare(given.runs, examples=given.examples, title=given.title)
         path = comparison.report(given.out)
     print_comparison(comparison)
-    console.print(f"report: {path}", highlight=False)
+    say(f"report: {path}")
 
 
 def experiment(given: argparse.Namespace) -> None:
     """``vitrarium experiment``."""
     comparison, path = vt.experiment(given.name, *given.overrides, out=given.out, folders=given.configs)
     print_comparison(comparison)
-    console.print(f"report: {path}", highlight=False)
+    say(f"report: {path}")
 
 
 def data(given: argparse.Namespace) -> int:
@@ -157,10 +158,10 @@ def export(given: argparse.Namespace) -> None:
     with working(f"exporting {given.run}"):
         model, exported = export_file(given.run, given.format, given.out, not given.no_fold, given.force)
         ours, theirs = latencies(model, exported)
-    console.print(str(exported.deployed), highlight=False, soft_wrap=True)
-    console.print(f"largest difference from the model: {exported.difference:.1e}", highlight=False)
-    console.print(f"one image: {ours:.2f} ms as a model, {theirs:.2f} ms as a file (medians, in turn)", highlight=False)
-    console.print(f"written: {exported.path} ({exported.bytes / 1e6:.1f} MB)", highlight=False)
+    say(str(exported.deployed))
+    say(f"largest difference from the model: {exported.difference:.1e}")
+    say(f"one image: {ours:.2f} ms as a model, {theirs:.2f} ms as a file (medians, in turn)")
+    say(f"written: {exported.path} ({exported.bytes / 1e6:.1f} MB)")
 
 
 def list_names(given: argparse.Namespace) -> None:
@@ -168,7 +169,7 @@ def list_names(given: argparse.Namespace) -> None:
     from vitrarium.listing import KINDS, about, names
 
     if given.kind is None:
-        console.print("kinds: " + ", ".join(KINDS), highlight=False)
+        say("kinds: " + ", ".join(KINDS))
         return
     if given.show:
         if given.kind != "backbones":
@@ -183,7 +184,7 @@ def list_names(given: argparse.Namespace) -> None:
     width = max(len(n) for n in found)
     for name in found:
         said = about(given.kind, name)
-        console.out(f"{name:<{width}}  {said}".rstrip(), highlight=False)
+        console.out(f"{name:<{width}}  {said}".rstrip())
 
 
 def show_backbone(given: argparse.Namespace) -> None:
@@ -197,13 +198,13 @@ def show_backbone(given: argparse.Namespace) -> None:
     title = f"{given.show}, images of {side} x {side} x {backbone.in_channels}"
     print_table(rows, ("cut", "channels", "stride", "map", "parameters"), title)
     if backbone.note:
-        console.print(f"it {backbone.note}", highlight=False)
+        say(f"it {backbone.note}")
     if report is None:
         return
-    console.print(str(report), highlight=False)
+    say(str(report))
     for what, missed in report.unmatched().items():
         for name in missed:
-            console.out(f"  {what}: {name}", highlight=False)
+            console.out(f"  {what}: {name}")
 
 
 @contextlib.contextmanager
@@ -222,6 +223,11 @@ def telling(name: str = "vitrarium", form: str = "%(message)s") -> Iterator[None
         ours.removeHandler(handler)
         ours.setLevel(level)
         ours.propagate = passes
+
+
+def say(line: str, style: str = "") -> None:
+    """One line, however long the names in it are."""
+    console.print(line, style=style, soft_wrap=True)
 
 
 def working(what: str) -> contextlib.AbstractContextManager[Any]:
@@ -265,7 +271,6 @@ def print_comparison(comparison: Any) -> None:
         "concepts: mean accuracy over concept groups; area: mean accuracy while more and more groups are corrected; "
         "corrected: accuracy with all of them corrected; size: units that make up 90 % of an explanation",
         style="dim",
-        highlight=False,
     )
 
 

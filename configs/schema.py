@@ -167,7 +167,7 @@ class AbstainConfig:
     Attributes:
         score: what confidence is: "probability" of the class that is named, or its "margin" over the runner-up's.
         risk: largest error among the answered; with neither ``risk`` nor ``coverage`` it is half of the error over all,
-            as far as that leaves half of the images answered.
+            as far as that leaves four fifths of the images answered.
         coverage: least share of the images that is answered; in place of ``risk``.
         confidence: None = the error on the validation images is compared with ``risk``; 0.95 = the true error is to
             stay below it with 95 % confidence.

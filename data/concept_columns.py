@@ -81,7 +81,8 @@ class ConceptColumn:
         raise UserError(
             f"{self.path} line {word[0]}: '{word[1]}' in the column '{self.name}', where line {number[0]} has the "
             f"number {number[1]}",
-            f"write numbers from 0 to 1 only, or words only; if numbers are names, set data.categorical=[{self.name}]",
+            "write numbers from 0 to 1 only, or words only, and leave empty what nobody knows; "
+            f"if numbers are names, set data.categorical=[{self.name}]",
         )
 
     def values(self) -> tuple[str, Sequence[str]]:
@@ -95,7 +96,8 @@ class ConceptColumn:
         if self._outside:
             raise UserError(
                 f"{self.path} line {self._outside[0]}: the concept '{self.name}' is {self._outside[1]}, outside [0, 1]",
-                f"rescale it; if its numbers are names of values, set data.categorical=[{self.name}]",
+                "rescale it, or leave empty what nobody knows; if its numbers are names of values, set "
+                f"data.categorical=[{self.name}]; if the column is no concept, data.ignore=[{self.name}]",
             )
         if not self._of_words():
             return self.name, ()

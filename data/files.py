@@ -21,7 +21,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", 
 MAX_ASPECT = 200
 """A narrower strip is refused: with its shorter side enlarged to the model's size it would fill the memory."""
 
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
 """The EXIF tag that says how a picture must be turned to be upright; values above 4 swap width and height."""
 
 _NAMED = 5
@@ -145,7 +145,7 @@ def _header(path: Path) -> tuple[tuple[int, int], str | None]:
                 size = width, height = picture.size
                 # A PNG without it in front would be decoded as a whole to look for it behind.
                 behind = picture.format == "PNG" and "exif" not in picture.info
-                if not behind and picture.getexif().get(_ORIENTATION) in (5, 6, 7, 8):
+                if not behind and picture.getexif().get(ORIENTATION) in (5, 6, 7, 8):
                     size = height, width
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         return size, f"'{path}' unpacks to more pixels than is safe"

@@ -74,8 +74,8 @@ class ImageNames:
             short.setdefault(composed(file.rpartition("/")[2]), []).append(index)
         return short
 
-    def refuse(self, name: str, where: str) -> NoReturn:
-        """Say why no image is called ``name``; ``where`` is who names it."""
+    def refuse(self, name: str, where: str, more: int = 0) -> NoReturn:
+        """Say why no image is called ``name``; ``where`` names it, and ``more`` later lines name none either."""
         path = PurePosixPath(name.replace("\\", "/")).as_posix()
         same = self._short.get(composed(path), [])
         if not name:
@@ -84,7 +84,8 @@ class ImageNames:
             raise UserError(
                 f"{where}: {len(same)} images are called '{name}'", f"write the path, as in {self._files[same[0]]}"
             )
-        raise UserError(f"{where}: there is no image '{name}'", self._near(path))
+        others = f", and none for {more:,} later line{'s' if more > 1 else ''}" if more else ""
+        raise UserError(f"{where}: there is no image '{name}'{others}", self._near(path))
 
     def _near(self, path: str) -> str:
         """The closest names: of the same folder if it is there. Comparing with very many would take minutes."""

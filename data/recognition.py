@@ -74,7 +74,9 @@ def _plain_last(item: tuple[str, Recognition]) -> bool:
 def _elsewhere(root: Path) -> list[str]:
     """Folders one level up or down that hold a data set, in words."""
     said = []
-    for folder in [*_inner(root)[:_LOOKED_INTO], root.parent]:
+    # Human maps lie in folders like those of the classes, but are no images to learn from.
+    inner = [folder for folder in _inner(root) if folder.name != "maps"]
+    for folder in [*inner[:_LOOKED_INTO], root.parent]:
         for name, recognition in sorted(_seen(folder).items(), key=_plain_last)[:1]:
             # Other folders of images beside this one are no reason to take them for its classes.
             if name != PLAIN or folder != root.parent or root.name in class_folders(folder)[1]:

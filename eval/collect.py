@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vitrarium.configs.errors import UserError
 from vitrarium.data.batch import Batch
 from vitrarium.models.classifier import TransparentClassifier
 from vitrarium.models.intervention import Intervention
+from vitrarium.models.modes import evaluating
 from vitrarium.models.types import Evidence, Output
 
 
@@ -54,23 +54,6 @@ class Collected:
     def output(self) -> Output:
         """What the model answered, as one :class:`Output`."""
         return Output(self.logits, self.evidence)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module has the mode it had.
-
-    Tensors made inside are ordinary ones even under an outer ``torch.inference_mode``, so that they can enter autograd
-    later.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.inference_mode(False), torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def collect(

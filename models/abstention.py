@@ -14,7 +14,7 @@ from vitrarium.configs.errors import UserError, closest
 
 SCORES = ("probability", "margin")
 # Share that is answered at least, where nobody asked for anything.
-LEAST = 0.5
+LEAST = 0.8
 # Level of the bound that is noted where nobody asked for one.
 USUAL = 0.95
 
@@ -149,8 +149,8 @@ class AbstentionRule:
     """How the threshold is chosen.
 
     Without ``risk`` and ``coverage`` the target is half of the error that answering everything makes, with at least
-    half of the images answered: a demand that suits easy and hard data alike, where a fixed one would be met by
-    everything or by nothing. A model that cannot reach it answers the half that it is surest of, or somewhat more.
+    four fifths of the images answered: a demand that suits easy and hard data alike, where a fixed one would be met by
+    everything or by nothing. A model that cannot reach it answers the four fifths it is surest of, or somewhat more.
 
     Attributes:
         score: "probability" or "margin".

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vitrarium.models.intervention import Intervention
+from vitrarium.models.modes import evaluating
 
 if TYPE_CHECKING:
     from vitrarium.models.classifier import TransparentClassifier
@@ -45,7 +46,6 @@ def run_onnx(path: Path) -> Runner:
     return run
 
 
-@torch.no_grad()
 def difference(model: TransparentClassifier, run: Runner, shape: tuple[int, int, int]) -> float:
     """The largest difference between a model and its file over batches of 1 and 3 and four kinds of corrections.
 
@@ -53,14 +53,12 @@ def difference(model: TransparentClassifier, run: Runner, shape: tuple[int, int,
     one side is an infinite difference.
 
     Args:
-        model: the classifier; its mode is given back.
+        model: the classifier; its modes are given back.
         run: the file.
         shape: (channels, height, width) of the images.
     """
-    generator, worst, training = torch.Generator().manual_seed(0), 0.0, model.training
-    device = model.evidence.alive.device
-    model.eval()
-    try:
+    generator, worst, device = torch.Generator().manual_seed(0), 0.0, model.evidence.alive.device
+    with evaluating(model):
         for batch in BATCHES:
             image = torch.rand(batch, *shape, generator=generator)
             here = image.to(device, model.backbone.mean.dtype)
@@ -71,8 +69,6 @@ def difference(model: TransparentClassifier, run: Runner, shape: tuple[int, int,
                 for ours, theirs in zip(wanted, run(image, mask, values), strict=True):
                     gap = float((ours - theirs).abs().max() / ours.abs().max().clamp_min(1))
                     worst = max(worst, gap) if gap == gap else float("inf")
-    finally:
-        model.train(training)
     return worst
 
 
@@ -102,21 +98,16 @@ def corrections(units: UnitTable, seen: Tensor, generator: torch.Generator) -> I
     yield torch.ones_like(asked), values
 
 
-@torch.no_grad()
 def draws_at_random(model: TransparentClassifier, shape: tuple[int, int, int]) -> bool:
     """Whether a model in evaluation mode answers differently when asked twice."""
-    training, device = model.training, model.evidence.alive.device
+    device = model.evidence.alive.device
     image = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)).to(device, model.backbone.mean.dtype)
-    model.eval()
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            answers = []
-            for seed in (0, 1):
-                torch.manual_seed(seed)
-                output = model(image)
-                answers.append(torch.cat([output.logits, output.evidence.activations], 1))
-    finally:
-        model.train(training)
+    with evaluating(model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        answers = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            output = model(image)
+            answers.append(torch.cat([output.logits, output.evidence.activations], 1))
     first, second = answers
     # Not by equality: on some devices sums come out a little differently each time.
     return not torch.allclose(first, second, rtol=1e-4, atol=1e-4, equal_nan=True)

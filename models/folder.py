@@ -99,14 +99,13 @@ def load_model(
     config = _read_config(folder / CONFIG)
     concepts = None if config["concepts"] is None else ConceptSet.from_dict(config["concepts"])
     preprocessing = None if config["preprocessing"] is None else Preprocessing(**config["preprocessing"])
-    spec = config["spec"]
-    # Folders of earlier versions have no such entry.
+    spec = _without_weights(config["spec"])
+    # Folders of earlier versions have neither plugins nor abstention.
     refuse_missing(spec, config.get("plugins", {}))
     if backbone is not None:
         spec = {**spec, "backbone": given_again(backbone, spec["backbone"])}
     model = build(spec, config["class_names"], concepts, preprocessing)
     load_weights_into(model, read_weights(folder / WEIGHTS), str(folder))
-    # Folders of earlier versions have no such entry.
     if config.get("abstention") is not None:
         model.abstention = Abstention.from_dict(config["abstention"])
     return model.to(device).eval()
@@ -201,11 +200,19 @@ def load_weights_into(model: TransparentClassifier, weights: Mapping[str, torch.
     model.load_state_dict(dict(weights), strict=False)
 
 
+def _without_weights(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The specification without where the backbone's weights once came from: that is history, not something to load.
+
+    Looked at on the way out and on the way in: a folder from elsewhere must not make loading it fetch anything.
+    """
+    backbone = spec["backbone"]
+    if isinstance(backbone, Mapping):
+        backbone = {key: value for key, value in backbone.items() if key != "weights"}
+    return {**spec, "backbone": backbone}
+
+
 def _describe(model: TransparentClassifier, facts: Mapping[str, Any]) -> dict[str, Any]:
-    spec = {part: model.spec[part] for part in ("backbone", "evidence", "readout")}
-    if isinstance(spec["backbone"], Mapping):
-        # The weights are here; where they once came from is history, not something to load again.
-        spec["backbone"] = {k: v for k, v in spec["backbone"].items() if k != "weights"}
+    spec = _without_weights({part: model.spec[part] for part in ("backbone", "evidence", "readout")})
     return {
         "format": FORMAT,
         "vitrarium": importlib.metadata.version("vitrarium"),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitrarium.configs.errors import UserError
 from vitrarium.models.abstention import confidence_of
+from vitrarium.models.modes import evaluating
 
 if TYPE_CHECKING:
     from vitrarium.data.preprocessing import Preprocessing
@@ -109,7 +110,7 @@ def predict_batch(
     """Classify a batch and say why.
 
     Args:
-        model: any classifier of the zoo; it gets its mode back.
+        model: any classifier of the zoo; it gets its modes back.
         pixels: (B, 3, H, W) in [0, 1], B >= 1, on the model's device.
         do: corrections by name, for all images.
         contributions: whether to ask for them; for readouts that are not linear they cost a backward pass.
@@ -117,16 +118,11 @@ def predict_batch(
     Raises:
         UserError: an unknown unit, an impossible value.
     """
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            intervention = model.intervention(do, len(pixels)) if do else None
-            output = model(pixels, intervention)
-            classes = output.logits.argmax(-1)
-            given = model.contributions(output.evidence, classes) if contributions else None
-    finally:
-        model.train(training)
+    with evaluating(model):
+        intervention = model.intervention(do, len(pixels)) if do else None
+        output = model(pixels, intervention)
+        classes = output.logits.argmax(-1)
+        given = model.contributions(output.evidence, classes) if contributions else None
     names = model.evidence.units.names
     abstention = model.abstention
     sure = confidence_of(output.logits, "probability" if abstention is None else abstention.score).numpy()

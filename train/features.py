@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from vitrarium.data.rows import Rows, RowWriter
 from vitrarium.data.sampler import EpochSampler
 from vitrarium.models.backbones.base import Backbone
 from vitrarium.models.classifier import TransparentClassifier
+from vitrarium.models.modes import evaluating
 from vitrarium.models.types import Features
 
 VERSION = 1
@@ -41,6 +41,7 @@ def keep_features(
     appearances: int,
     pooled: bool,
     progress: Callable[[str, int, int], None] | None = None,
+    accelerator: str = "auto",
 ) -> None:
     """Let ``data`` give features in place of training and validation images.
 
@@ -55,6 +56,7 @@ def keep_features(
         appearances: of each training image, at least 1.
         pooled: keep the mean of the map over space (B, D, 1, 1), which is all that some evidence reads.
         progress: called with (split, images done, images in all).
+        accelerator: of the trainer; with "cpu" a graphics card is left alone.
 
     Raises:
         UserError: features larger than the limit of the cache.
@@ -62,11 +64,12 @@ def keep_features(
     backbone = model.backbone
     identity = _identity(backbone)
     augmented = bool(data.augment.get("geometry") or data.augment.get("appearance"))
+    device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
     kept = {}
     for split, times in (("train", appearances if augmented else 1), ("val", 1)):
         count = len(data.source.splits[split])
         key = _key(identity, data, split, times, pooled)
-        fill = _Fill(backbone, data, split, times, pooled, progress)
+        fill = _Fill(backbone, data, split, times, pooled, device, progress)
         folder = None if data.cache_folder == MEMORY else Path(data.cache_folder or default_folder())
         try:
             rows, place, _ = kept_rows(folder, key, times * count, fill, "features")
@@ -91,38 +94,41 @@ class _Fill:
         split: str,
         appearances: int,
         pooled: bool,
+        device: torch.device,
         progress: Callable[[str, int, int], None] | None,
     ) -> None:
         self.backbone, self.data, self.split, self.appearances = backbone, data, split, appearances
-        self.pooled, self.progress = pooled, progress
+        self.pooled, self.device, self.progress = pooled, device, progress
 
     def __call__(self, writer: RowWriter) -> None:
         """Run the backbone once over every appearance of every image."""
         count = self.appearances * len(self.data.source.splits[self.split])
-        for batch, features in self._features():
-            for row in _rows(batch, features, self.pooled):
-                writer.append_row(row)
-            if writer.size / writer.count * count > self.data.cache_limit:
-                needed = writer.size / writer.count * count / GIB
-                raise TooLarge(f"take {needed:.3g} GiB, more than the limit of {self.data.cache_limit / GIB:.3g} GiB")
-            if self.progress is not None:
-                self.progress(self.split, writer.count, count)
-
-    @torch.no_grad()
-    def _features(self) -> Iterator[tuple[Batch, Features]]:
-        place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.data.begin_stage(SEED)
-        self.backbone.to(place)
+        self.backbone.to(self.device)
         try:
-            with frozen(self.backbone):
-                for appearance in range(self.appearances):
-                    loader = self.data.loader(self.split, augment=appearance > 0, batch_size=BATCH)
-                    assert isinstance(loader.batch_sampler, EpochSampler)
-                    loader.batch_sampler.set_epoch(appearance)
-                    for batch in loader:
-                        yield batch, self.backbone(batch.image.to(place))
+            with evaluating(self.backbone):
+                for batch in self._batches():
+                    features = self.backbone(batch.image.to(self.device))
+                    for row in _rows(batch, features, self.pooled):
+                        writer.append_row(row)
+                    self._refuse_too_large(writer.size / writer.count * count)
+                    if self.progress is not None:
+                        self.progress(self.split, writer.count, count)
         finally:
             self.backbone.cpu()
+
+    def _batches(self) -> Iterator[Batch]:
+        """All images as they are, then as they appear for the first time augmented, and so on."""
+        self.data.begin_stage(SEED)
+        for appearance in range(self.appearances):
+            loader = self.data.loader(self.split, augment=appearance > 0, batch_size=BATCH)
+            assert isinstance(loader.batch_sampler, EpochSampler)
+            loader.batch_sampler.set_epoch(appearance)
+            yield from loader
+
+    def _refuse_too_large(self, size: float) -> None:
+        limit = self.data.cache_limit
+        if size > limit:
+            raise TooLarge(f"take {size / GIB:.3g} GiB, more than the limit of {limit / GIB:.3g} GiB")
 
 
 def _rows(batch: Batch, features: Features, pooled: bool) -> Iterator[Rows]:
@@ -153,7 +159,7 @@ def _identity(backbone: Backbone) -> str:
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     size = backbone.image_size or backbone.probe_size
     noise = torch.rand(1, backbone.in_channels, size, size, generator=torch.Generator().manual_seed(SEED))
-    with frozen(backbone), torch.no_grad():
+    with evaluating(backbone):
         features = backbone(noise)
     for tensor in (features.map, *features.carry):
         # A few numbers with three digits: the last bits of each value differ with the number of threads.
@@ -162,18 +168,6 @@ def _identity(backbone: Backbone) -> str:
         answer = directions @ values / values.norm().clamp_min(1e-30)
         total.update(repr((tuple(tensor.shape), (answer * 1000).round().tolist())).encode())
     return total.hexdigest()
-
-
-@contextlib.contextmanager
-def frozen(backbone: Backbone) -> Iterator[None]:
-    """Evaluation mode; afterwards every module has the mode it had."""
-    modes = [(module, module.training) for module in backbone.modules()]
-    backbone.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _key(identity: str, data: DataModule, split: str, appearances: int, pooled: bool) -> str:

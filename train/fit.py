@@ -87,7 +87,7 @@ class Recipe:
             asked = {label for stage in self.stages.values() for label in stage["terms"]}
             needs = frozenset[str]().union(*(self.terms[label].needs for label in asked))  # type: ignore[arg-type]
             pooled = self.model.evidence.reads_mean and "maps" not in needs
-            keep_features(self.model, self.data, appearances, pooled, progress)
+            keep_features(self.model, self.data, appearances, pooled, progress, self.config["train"]["accelerator"])
         else:
             for split in ("train", "val"):
                 self.data.split(split)

@@ -11,14 +11,12 @@ import numpy as np
 from PIL import Image
 
 from vitrarium.configs.errors import UserError
+from vitrarium.data.files import ORIENTATION
 from vitrarium.data.reading import each
 from vitrarium.data.source import DataSource, Split
 
 ELONGATED = 2.0
 """Longer over shorter side from which on much of an image lies outside the centre square."""
-
-_ORIENTATION = 0x0112
-"""The EXIF tag of the orientation; 1 is upright."""
 
 
 @dataclass
@@ -85,7 +83,7 @@ def _original(path: str | object) -> tuple[tuple[int, int], tuple[str, ...]]:
             kinds.append("palette")
         if mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
             kinds.append("transparent")
-        if picture.getexif().get(_ORIENTATION, 1) != 1:
+        if picture.getexif().get(ORIENTATION, 1) != 1:
             kinds.append("turned")
     return size, tuple(kinds)
 

@@ -19,6 +19,7 @@ from vitrarium.data.check.examples import Progress, Tally, look_at_all
 from vitrarium.data.check.findings import Finding, by_severity
 from vitrarium.data.check.pixels import part_findings, part_table, pixel_findings
 from vitrarium.data.check.rules import lookup, rule_findings
+from vitrarium.data.check.values import value_findings
 from vitrarium.data.duplicates import Duplicates
 from vitrarium.data.source import DataSource
 
@@ -141,6 +142,7 @@ def _concepts(source: DataSource, check: DataCheck) -> list[Finding]:
         "ceiling": ceiling,
     }
     found = concept_findings(source.concepts, train.truth, train.labels, len(source.class_names))
+    found += value_findings(source.concepts, train.truth)
     return found + rule_findings(source.concepts, train.truth, train.labels, source.class_names, ceiling)
 
 

@@ -26,6 +26,7 @@ from vitrarium.data.sets.cub_parts import (
     window,
 )
 from vitrarium.data.sets.cub_tables import refuse_absent
+from vitrarium.data.sets.stored import check_whole
 from vitrarium.data.source import DATASETS, LAYOUTS, SPLITS, DataSource, Recognition, Split
 
 VERSION = 1
@@ -209,10 +210,7 @@ def cub(
 
 
 def _check_options(size: int, split_seed: int, crop: bool, margin: float) -> None:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise UserError(f"cub with size={size!r}", "give the side of the images in pixels, at least 1")
-    if isinstance(split_seed, bool) or not isinstance(split_seed, int) or split_seed < 0:
-        raise UserError(f"cub with split_seed={split_seed!r}", "give a whole number of at least 0")
+    check_whole("cub", size=(size, 1), split_seed=(split_seed, 0))
     if not isinstance(crop, bool):
         raise UserError(f"cub with crop={crop!r}", "give true or false")
     if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < 10:

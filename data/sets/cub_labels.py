@@ -117,7 +117,7 @@ class _Reader:
 
     def __init__(self, path: Path, images: Names, attributes: Names, levels: dict[int, int]) -> None:
         self.path, self.images, self.attributes, self.levels = path, images, attributes, levels
-        self.tables = [_lookup(images.ids), _lookup(attributes.ids), _lookup({0: 0, 1: 1}), _lookup(levels)]
+        self.tables = [_Lookup(images.ids), _Lookup(attributes.ids), _Lookup({0: 0, 1: 1}), _Lookup(levels)]
         self.longer = self.first_longer = 0
 
     def read(self, block: bytes, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -177,7 +177,7 @@ class _Reader:
         raise UserError(f"{where}: there is no certainty {certainty}", f"known: {', '.join(map(str, self.levels))}")
 
 
-class _lookup:
+class _Lookup:
     """Many integers to their values at once."""
 
     def __init__(self, table: dict[int, int]) -> None:

@@ -19,6 +19,7 @@ from vitrarium.data.sets.folder_concepts import CONCEPTS, Known, read_known
 from vitrarium.data.sets.folder_keypoints import Keypoints, read_keypoints
 from vitrarium.data.sets.folder_layout import Layout, class_folders, find_maps, read_layout, stray_tables
 from vitrarium.data.sets.folder_splits import assign_splits
+from vitrarium.data.sets.stored import check_whole
 from vitrarium.data.source import DATASETS, LAYOUTS, SPLITS, DataSource, Recognition, Split
 
 KEYPOINTS = "keypoints.csv"
@@ -133,10 +134,7 @@ def folder(
     Raises:
         UserError: whatever is missing, damaged or contradictory, with file, line and cure.
     """
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise UserError(f"folder with size={size!r}", "give the side of the images in pixels, at least 1")
-    if isinstance(split_seed, bool) or not isinstance(split_seed, int) or split_seed < 0:
-        raise UserError(f"folder with split_seed={split_seed!r}", "give a whole number of at least 0")
+    check_whole("folder", size=(size, 1), split_seed=(split_seed, 0))
     place = existing_folder(root, "the data folder", "set data.root to a folder that holds a folder for each class")
     _refuse_other_layout(place)
     layout = read_layout(place)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -111,10 +112,11 @@ def _of_images(
     labels = _LabelCheck(table, layout, [c for c in LABELS if c in table.columns and c not in ignore])
     splits = [""] * count if "split" in table.columns and "split" not in ignore else None
     lines, places = np.zeros(count, np.int64), array("q")
-    for row in table:
+    rows = iter(table)
+    for row in rows:
         index = names.find(row["image"])
         if index is None:
-            names.refuse(row["image"], table.where(row))
+            names.refuse(row["image"], table.where(row), _not_found(rows, names))
         if lines[index]:
             raise UserError(
                 f"{table.where(row)}: the image '{row['image']}' has a row already, in line {lines[index]}",
@@ -138,6 +140,15 @@ def _of_images(
         missing = count - len(places)
         notes.insert(0, f"{missing} of {count} images have no row in {CONCEPTS}: their concepts are unknown")
     return Known(lines, concepts, truth, splits, tuple(notes))
+
+
+def _not_found(rows: Iterator[Row], names: ImageNames) -> int:
+    """How many further rows name no image: it tells the table of a larger set from a slip of the pen."""
+    count = 0
+    with contextlib.suppress(UserError):  # a later mistake is told when this one is mended
+        for row in rows:
+            count += names.find(row["image"]) is None
+    return count
 
 
 class _LabelCheck:

@@ -21,6 +21,8 @@ SPLIT_WORDS = {
 
 _JUNK = frozenset({"Thumbs.db", "desktop.ini", "__MACOSX"})
 
+_TABLES = frozenset({".csv", ".tsv", ".xls", ".xlsx", ".xlsm", ".ods"})
+
 _CUB_TABLES = frozenset({"image_class_labels.txt", "train_test_split.txt"})
 
 _EXPECTED = "expected {root}/CLASS/image.jpg or {root}/{{train,val,test}}/CLASS/image.jpg"
@@ -163,12 +165,14 @@ def _refuse_class_of_classes(root: Path, folder: Path, known: Sequence[str]) -> 
 
 
 def stray_tables(root: Path, known: Sequence[str]) -> list[str]:
-    """CSV files beside the class folders that nobody reads; one that is nearly called like a known one is refused."""
-    strays = [e.name for e in _entries(root, root) if e.suffix.lower() == ".csv" and e.name not in known]
+    """Tables beside the class folders that nobody reads; one that is nearly called like a known one is refused."""
+    strays = [e.name for e in _entries(root, root) if e.suffix.lower() in _TABLES and e.name not in known]
     for stray in strays:
-        meant = difflib.get_close_matches(stray.lower(), known, n=1, cutoff=0.75)
+        path = PurePosixPath(stray.lower())
+        meant = difflib.get_close_matches(f"{path.stem}.csv", known, n=1, cutoff=0.75)
         if meant and not (root / meant[0]).exists():
-            raise UserError(f"'{root / stray}' would not be read", f"call it {meant[0]}, or move it away")
+            cure = "call it" if path.suffix == ".csv" else "save it as CSV in UTF-8 with commas as"
+            raise UserError(f"'{root / stray}' would not be read", f"{cure} {meant[0]}, or move it away")
     return strays
 
 
@@ -238,7 +242,9 @@ def find_maps(root: Path, files: Sequence[str]) -> list[str | None]:
             whose = "no image" if not owners else " and ".join(files[i] for i in owners)
             raise UserError(
                 f"the map '{root / path}' belongs to {whose}",
-                f"call it like its image, as in maps/{_stem(files[0])}.png",
+                "rename all but one of these images, or remove them: they share the map"
+                if owners
+                else f"call it like its image, as in maps/{_stem(files[0])}.png",
             )
         if maps[owners[0]] is not None:
             raise UserError(f"the image '{files[owners[0]]}' has two maps: {maps[owners[0]]}, {path}", "remove one")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from PIL import Image
 from vitrarium.configs.errors import UserError
 from vitrarium.data.batch import Sample
 from vitrarium.data.duplicates import Duplicates, find_duplicates, redundant
-from vitrarium.data.files import digests, existing_folder, inside
+from vitrarium.data.files import digests, inside
 from vitrarium.data.preprocessing import Preprocessing, open_rgb
+from vitrarium.data.sets.stored import check_whole, data_root
 from vitrarium.data.sets.wbcatt_tables import Annotations, read_annotations, read_second, second_truth
 from vitrarium.data.source import DATASETS, LAYOUTS, SPLITS, DataSource, Recognition, Split
 
@@ -93,9 +93,8 @@ def stratified_fraction(labels: np.ndarray, fraction: float) -> np.ndarray:
 def _build(name: str, root: str | None, size: int, fraction: float, drop_duplicates: bool) -> DataSource:
     if not 0 < fraction <= 1:
         raise UserError(f"{name} with fraction={fraction}", "give a fraction of the training split above 0, up to 1")
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise UserError(f"{name} with size={size!r}", "give the side of the images in pixels, at least 1")
-    folder = _root(root)
+    check_whole(name, size=(size, 1))
+    folder = data_root("wbcatt", root, "wbcatt", _WHERE_FROM)
     annotations = read_annotations(folder)
     second = read_second(folder, annotations)
     hashes = _hashes(folder, annotations)
@@ -131,15 +130,6 @@ def _hashes(folder: Path, annotations: Annotations) -> dict[str, list[str]]:
     named = [(row["path"], table.where(row)) for table in annotations.tables.values() for row in table.rows]
     found = iter(digests([inside(folder, *one) for one in named], [where for _, where in named]))
     return {split: list(itertools.islice(found, len(table.rows))) for split, table in annotations.tables.items()}
-
-
-def _root(root: str | None) -> Path:
-    if root is None:
-        data = os.environ.get("VITRARIUM_DATA")
-        if not data:
-            raise UserError("wbcatt does not know where its data lie", _WHERE_FROM)
-        root = str(Path(data) / "wbcatt")
-    return existing_folder(root, "the folder of wbcatt", _WHERE_FROM)
 
 
 def _splits(

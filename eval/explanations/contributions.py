@@ -15,6 +15,7 @@ from vitrarium.eval.explanations.base import EXPLAINERS
 from vitrarium.eval.explanations.reasons import Explanation, Reason, Share, Unit, pick_rival, total
 from vitrarium.models.abstention import confidence_of
 from vitrarium.models.classifier import TransparentClassifier
+from vitrarium.models.modes import evaluating
 from vitrarium.models.prediction import to_pixels
 from vitrarium.models.readouts.base import Contributions
 from vitrarium.models.types import Evidence, Output
@@ -48,18 +49,13 @@ def explain(
     if top < 1:
         raise UserError(f"top={top} lines would explain nothing", "ask for at least 1")
     pixels = to_pixels(model, image)
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            seen = model(pixels)
-            set_to = model.evidence.units.answer(do) if do else {}
-            output = model.answer(seen.evidence, model.intervention(do), seen.features) if do else seen
+    with evaluating(model):
+        seen = model(pixels)
+        set_to = model.evidence.units.answer(do) if do else {}
+        output = model.answer(seen.evidence, model.intervention(do), seen.features) if do else seen
         order = output.logits[0].argsort(descending=True).tolist()
         rival = pick_rival(model.class_names, order, against)
         shares = [_of_class(model, output.evidence, c) for c in (order[0], rival)]
-    finally:
-        model.train(training)
     return _assemble(model, pixels, seen, output, (order, rival), shares, set_to, asked=against is not None, top=top)
 
 

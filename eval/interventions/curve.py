@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vitrarium.configs.errors import UserError
-from vitrarium.eval.collect import Collected, chunks, evaluating, respond
+from vitrarium.eval.collect import Collected, chunks, respond
 from vitrarium.eval.interventions.base import POLICIES, Policy
 from vitrarium.eval.interventions.corrector import Corrector, annotation, value_source
 from vitrarium.eval.interventions.linear import LinearSteps
@@ -18,6 +18,7 @@ from vitrarium.eval.interventions.running import Session, Trial, adaptive_trial,
 from vitrarium.eval.metrics.resampling import Bootstrap, Interval
 from vitrarium.models.classifier import TransparentClassifier
 from vitrarium.models.intervention import set_units
+from vitrarium.models.modes import evaluating
 from vitrarium.models.types import Evidence
 
 MOST_BUDGETS = 41

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitrarium.eval.collect import Collected, chunks, evaluating, respond
+from vitrarium.eval.collect import Collected, chunks, respond
 from vitrarium.eval.interventions.base import Context, Policy
 from vitrarium.eval.interventions.linear import LinearSteps
 from vitrarium.models.classifier import TransparentClassifier
 from vitrarium.models.intervention import Intervention
+from vitrarium.models.modes import evaluating
 from vitrarium.models.units import UnitTable
 
 

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from vitrarium.configs.errors import UserError, closest
-from vitrarium.eval.collect import chunks, evaluating, moved
+from vitrarium.eval.collect import chunks, moved
 from vitrarium.eval.metrics.base import METRICS, Measure
 from vitrarium.models.classifier import TransparentClassifier, count_parameters
+from vitrarium.models.modes import evaluating
 from vitrarium.models.readouts.base import Contributions
 from vitrarium.models.types import Evidence
 from vitrarium.models.units import UnitTable

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from vitrarium.configs.errors import UserError
-from vitrarium.eval.collect import evaluating
 from vitrarium.eval.metrics.base import METRICS, Measure
 from vitrarium.models.classifier import TransparentClassifier
+from vitrarium.models.modes import evaluating
 
 
 def latencies(

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from vitrarium.models.modes import modes_kept
+
 T = TypeVar("T")
 
 
@@ -39,14 +41,12 @@ class Run:
 @contextmanager
 def undisturbed(network: nn.Module) -> Iterator[None]:
     """Afterwards modes, buffers (running statistics) and torch's random state are what they were before."""
-    modes = {module: module.training for module in network.modules()}
-    buffers = [(module, name, b, b.clone()) for module in modes for name, b in module._buffers.items() if b is not None]
-    with torch.random.fork_rng(devices=[]):
+    modules = list(network.modules())
+    buffers = [(m, name, b, b.clone()) for m in modules for name, b in m._buffers.items() if b is not None]
+    with modes_kept(network), torch.random.fork_rng(devices=[]):
         try:
             yield
         finally:
-            for module, mode in modes.items():
-                module.training = mode
             with torch.no_grad():
                 for module, name, buffer, value in buffers:
                     buffer.copy_(value)

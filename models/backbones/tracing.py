@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from vitrarium.configs.errors import UserError
 from vitrarium.models.backbones.base import Backbone, first_line
+from vitrarium.models.modes import modes_kept
 
 BATCH = 2
 
@@ -72,20 +73,16 @@ def trace(backbone: Backbone, path: str) -> Trace:
         UserError: control flow that depends on values, code that differs between training and evaluation, a module
             that is not used or used more than once.
     """
-    network, modes = backbone.network, {m: m.training for m in backbone.modules()}
-    try:
-        with _refusing(network, path):
-            graphs = [_Tracer(path, backbone.entry).trace(network.train(mode)) for mode in (True, False)]
-            cut = _node_of(graphs[1], path)
-            if _said(graphs[0]) != _said(graphs[1]):
-                raise UserError(
-                    f"the code around '{path}' differs between training and evaluation; a cut there would freeze one",
-                    f"cut at a module further out, such as '{path.rpartition('.')[0]}'",
-                )
-            values, size = _run(backbone, graphs[1])
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    network = backbone.network
+    with modes_kept(backbone), _refusing(network, path):
+        graphs = [_Tracer(path, backbone.entry).trace(network.train(mode)) for mode in (True, False)]
+        cut = _node_of(graphs[1], path)
+        if _said(graphs[0]) != _said(graphs[1]):
+            raise UserError(
+                f"the code around '{path}' differs between training and evaluation; a cut there would freeze one",
+                f"cut at a module further out, such as '{path.rpartition('.')[0]}'",
+            )
+        values, size = _run(backbone, graphs[1])
     return Trace(graphs[1], cut, values, size)
 
 

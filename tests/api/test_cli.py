@@ -81,6 +81,24 @@ def test_predict(tiny_run, picture, capsys):
     assert main(["predict", str(tiny_run.folder), str(picture)]) == 0
 
 
+def test_names_are_printed_as_they_are(tiny_run, picture, capsysbinary):
+    """Brackets are no markup, and a name that is no text comes out as the bytes it is."""
+    odd = picture.parent / "[red]leaf\udcff[bold].png"
+    try:
+        picture.rename(odd)
+    except OSError:
+        pytest.skip("this file system takes no such name")
+
+    def printed(*arguments):
+        assert main(["predict", str(tiny_run.folder), str(odd), *arguments]) == 0
+        return capsysbinary.readouterr().out
+
+    assert b"[red]leaf\xff[bold].png" in printed().replace(b"\n", b"")
+    assert printed("--columns", "label").splitlines()[1].startswith(os.fsencode(odd))
+    table = picture.parent / "answers[red].csv"
+    assert os.fsencode(table) in printed("-o", str(table))
+
+
 @pytest.mark.parametrize("ending", ["png", "html", "json"])
 def test_explain(ending, tiny_run, picture, tmp_path, capsys):
     out = tmp_path / f"why.{ending}"

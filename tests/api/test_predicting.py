@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import json
@@ -11,10 +12,11 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import vitrarium as vt
-from vitrarium.answering import image_paths, write_answers
+from vitrarium.answering import image_paths, maker, write_answers
 from vitrarium.answers import choose_form
 from vitrarium.cli import main
 from vitrarium.configs.errors import Interrupted, UserError
@@ -300,6 +302,52 @@ def test_what_another_command_began_is_not_gone_on_with(model, photos, tmp_path)
         with pytest.raises(UserError, match="another command"):
             write_answers(out, shape, image_paths(others), answer, resume=True)
     assert part.read_text() == before
+
+
+def test_lines_of_other_corrections_or_another_model_are_never_joined(model, photos, tmp_path):
+    out, form = tmp_path / "answers.csv", choose_form(model)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        next(other.readout.parameters()).add_(1)
+
+    def go_on(model, do=None, stop=False):
+        def answer(images):
+            for number, batch in enumerate(predict_batches(model, images, do=do, batch_size=1)):
+                if stop and number:
+                    raise KeyboardInterrupt
+                yield batch
+
+        made_by = maker(model, do)
+        return write_answers(out, form, image_paths([str(photos)]), answer, resume=not stop, made_by=made_by)
+
+    do = {model.evidence.units.names[0]: 1.0}
+    with pytest.raises(Interrupted):
+        go_on(model, do, stop=True)
+    for wrong, correction in ((model, None), (model, {**do, model.evidence.units.names[-1]: 0.0}), (other, do)):
+        with pytest.raises(UserError, match="corrections or model are others"):
+            go_on(wrong, correction)
+    go_on(model, do)
+    assert [path.name for path in tmp_path.glob("answers*")] == ["answers.csv"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_only_answers_are_replaced(model, photos, tmp_path, as_json):
+    out, form = tmp_path / "answers", choose_form(model, as_json)
+
+    def write():
+        return write_answers(out, form, image_paths([str(photos)]), lambda images: predict_batches(model, images))
+
+    out.touch()
+    write()
+    once = out.read_bytes()
+    write()
+    assert out.read_bytes() == once
+    for precious in (b"image,colour\na.png,red\n", b"\x89PNG\r\n", b'"\n', b"\n"):
+        out.write_bytes(precious)
+        with pytest.raises(UserError, match="holds no answers in this form; name another file"):
+            write()
+        assert out.read_bytes() == precious
+    assert [path.name for path in tmp_path.glob("answers*")] == ["answers"]
 
 
 def test_a_stop_before_the_first_line_leaves_nothing(model, photos, tmp_path):

@@ -61,8 +61,8 @@ def test_no_map_in_the_batch_means_no_map():
 def test_a_plain_sample_gives_a_plain_batch():
     batch = collate([[Sample(np.zeros((4, 4, 3), np.uint8), label=2)]])
     given = {name for name, value in vars(batch).items() if value is not None}
-    assert given == {"image", "label", "index", "views"}
-    assert batch.views == ()
+    assert given == {"image", "label", "index", "views", "features"}
+    assert batch.views == batch.features == ()
 
 
 def test_further_views_are_images_of_their_own():
@@ -73,8 +73,16 @@ def test_further_views_are_images_of_their_own():
 
 def test_moving_to_a_type_leaves_whole_numbers_whole():
     batch, _ = batch_of(0, 3, views=2)
+    batch.features = (torch.rand(3, 5, 1, 1),)
     moved = batch.to(torch.float64)
-    assert moved.image.dtype == moved.concepts.dtype == moved.human_map.dtype == moved.views[0].dtype == torch.float64
+    assert (
+        moved.features[0].dtype
+        == moved.image.dtype
+        == moved.concepts.dtype
+        == moved.human_map.dtype
+        == moved.views[0].dtype
+        == torch.float64
+    )
     assert moved.label.dtype == moved.index.dtype == torch.int64
     assert moved.part_masks.dtype == moved.has_map.dtype == torch.bool
     assert torch.equal(moved.image.float(), batch.image)

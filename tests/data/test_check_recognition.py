@@ -54,6 +54,15 @@ def test_nothing_known_says_what_each_layout_looks_like_and_what_was_found(tmp_p
         assert f"\n  {name}: {LAYOUTS.get(name).__doc__.strip().splitlines()[0]}" in said
 
 
+def test_human_maps_are_not_taken_for_images_one_level_down(tmp_path):
+    write_folder(tmp_path / "own", base="leaves/")
+    write_folder(tmp_path / "own", base="maps/")
+    with pytest.raises(UserError) as refused:
+        recognise(tmp_path / "own")
+    assert "own/leaves' (folder" in str(refused.value)
+    assert "/maps'" not in str(refused.value)
+
+
 def test_every_layout_says_in_its_first_line_what_it_looks_like():
     for name in LAYOUTS.list():
         first = (LAYOUTS.get(name).__doc__ or "").strip().split("\n")[0]

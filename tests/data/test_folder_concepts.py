@@ -99,6 +99,10 @@ def test_a_column_class_is_checked_and_no_concept(root):
     ("text", "words"),
     [
         ("image,wings\ncat/cat99.png,1\n", r"concepts\.csv line 2: there is no image 'cat/cat99\.png'; did you mean"),
+        (
+            "image,wings\ncat0.png,1\ncat/a.png,1\ncat1.png,1\ncat/b.png,1\ndog/c.png,0\n",
+            r"line 3: there is no image 'cat/a\.png', and none for 2 later lines; did you mean",
+        ),
         ("image,wings\n,1\n", "line 2: no image is named"),
         ("image,wings\ncat/cat0.png,1\ncat0.png,0\n", r"line 3: the image 'cat0\.png' has a row already, in line 2"),
         ("image,wings\ncat/cat0.png,1.5\n", r"line 2: the concept 'wings' is 1\.5, outside \[0, 1\]"),
@@ -132,6 +136,16 @@ def test_other_encodings_are_refused(root):
     (root / "concepts.csv").write_bytes("image,Flügel\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"concepts\.csv is not UTF-8 text"):
         build_folder(root)
+
+
+def test_tables_of_spreadsheets_are_refused_or_told(root):
+    (root / "plan.ods").write_bytes(b"PK")
+    assert "tables that nobody reads: plan.ods" in build_folder(root).notes
+    (root / "Concepts.xlsx").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"would not be read; save it as CSV in UTF-8 with commas as concepts\.csv"):
+        build_folder(root)
+    concepts(root, [(file, i % 2) for i, file in enumerate(FOLDER_FILES)], ("image", "wings"))
+    assert "tables that nobody reads: Concepts.xlsx, plan.ods" in build_folder(root).notes
 
 
 def test_tables_that_nobody_reads_are_told_or_refused(root):

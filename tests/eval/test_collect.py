@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from vitrarium.configs.errors import UserError
-from vitrarium.eval.collect import answer, chunks, collect, evaluating
+from vitrarium.eval.collect import answer, chunks, collect
 from vitrarium.models.intervention import Intervention
+from vitrarium.models.modes import evaluating
 from vitrarium.models.types import Evidence
 
 

@@ -82,13 +82,15 @@ def test_the_most_is_answered_that_a_risk_allows():
         assert found.risk <= risk
 
 
-def test_without_a_target_half_of_the_error_is_and_half_of_the_images():
-    logits, labels = answers([0.99, 0.9, 0.8, 0.7, 0.6, 0.5], [0, 0, 0, 0, 1, 1])
+def test_without_a_target_half_of_the_error_is_and_four_fifths_of_the_images():
+    sure = [0.99, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5]
+    logits, labels = answers(sure, [0] * 8 + [1, 1])
     found = AbstentionRule().choose(logits, labels)
-    assert found.target == pytest.approx(1 / 6)
-    assert (found.rule, found.coverage, found.risk, found.images) == ("risk", pytest.approx(4 / 6), 0, 6)
-    hard = AbstentionRule().choose(*answers([0.99, 0.9, 0.8, 0.7, 0.6, 0.5], [0, 0, 1, 0, 1, 0]))
-    assert (hard.met, hard.coverage, hard.risk) == (False, pytest.approx(4 / 6), 0.25)
+    assert found.target == pytest.approx(0.1)
+    assert (found.rule, found.coverage, found.risk, found.images) == ("risk", pytest.approx(0.8), 0, 10)
+    # The two surest alone would meet the target, but a fifth of the images is no answer.
+    hard = AbstentionRule().choose(*answers(sure, [0, 0, 1, 0, 0, 0, 0, 0, 1, 0]))
+    assert (hard.met, hard.coverage, hard.risk) == (False, pytest.approx(0.8), 0.125)
     perfect = AbstentionRule().choose(logits, labels * 0)
     assert (perfect.coverage, perfect.risk, perfect.met) == (1, 0, True)
     assert perfect.threshold == pytest.approx(0.5)

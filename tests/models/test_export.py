@@ -114,7 +114,7 @@ def test_a_model_in_double_precision_gives_a_file_in_single(tmp_path):
     assert logits.dtype == np.float32
 
 
-VIT = {"name": "timm/vit_tiny_patch16_224", "image_size": 32}
+VIT = {"name": "timm/test_vit", "image_size": 32}
 
 
 @pytest.mark.parametrize(("backbone", "format"), [("timm/resnet10t", "onnx"), (VIT, "onnx"), (VIT, "torch")])

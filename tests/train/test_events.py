@@ -44,6 +44,23 @@ def test_calibrate_takes_training_quantiles(data):
     assert here.model.evidence.units.answer({"petal_colour": "red"})
 
 
+@pytest.mark.parametrize(
+    ("event", "evidence"),
+    [
+        ({"name": "calibrate"}, {"name": "concepts", "activation": "logit"}),
+        ({"name": "fit_readout", "strengths": (1.0,)}, {"name": "concepts"}),
+    ],
+    ids=["calibrate", "fit_readout"],
+)
+def test_an_event_amid_training_leaves_a_frozen_part_frozen(data, event, evidence):
+    here = moment(data, evidence)
+    here.model.train()
+    here.model.backbone.eval()  # as a stage does that does not learn it
+    before = {name: module.training for name, module in here.model.named_modules()}
+    EVENTS.build(event).run(here)
+    assert {name: module.training for name, module in here.model.named_modules()} == before
+
+
 def test_an_independent_readout_is_a_regression_on_the_truth(data):
     here = moment(data, {"name": "concepts"}, kind="truth")
     EVENTS.build({"name": "fit_readout", "strengths": (1.0,)}).run(here)

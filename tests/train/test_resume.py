@@ -164,8 +164,14 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.fixture(scope="module")
+def never_stopped(tiny, tmp_path_factory):
+    """The weights of the run that the next test stops; the event that stops it draws nothing and changes nothing."""
+    return weights(vt.fit("model=cbm", *tiny, out=tmp_path_factory.mktemp("whole") / "run").folder)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
-def test_a_real_process_killed_or_interrupted(number, status, tiny, tmp_path):
+def test_a_real_process_killed_or_interrupted(number, status, tiny, tmp_path, never_stopped):
     script = tmp_path / "script.py"
     script.write_text(textwrap.dedent(SCRIPT))
     command = [sys.executable, str(script), "train", "model=cbm", *tiny, "train.save_seconds=0"]
@@ -185,8 +191,7 @@ def test_a_real_process_killed_or_interrupted(number, status, tiny, tmp_path):
     if number == signal.SIGINT:
         assert "the state is saved" in stopped.stderr
     assert call(tmp_path / "run").returncode == 0
-    assert call(tmp_path / "whole").returncode == 0
-    same(weights(tmp_path / "run"), weights(tmp_path / "whole"))
+    same(weights(tmp_path / "run"), never_stopped)
 
 
 def test_a_finished_run_is_left_as_it_is(tiny, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from vitrarium.configs.errors import UserError
+from vitrarium.models.modes import evaluating
 from vitrarium.train.events.base import EVENTS, Event, Moment
 
 
@@ -32,13 +33,12 @@ class Calibrate(Event):
     def run(self, moment: Moment) -> None:
         """One pass over the training split; memory is 4 bytes per image and unit."""
         model = moment.model
-        training = model.training
-        model.eval()
         device = next(model.parameters()).device
-        seen = [
-            model.observe(model.look(batch.to(device))).activations.float().cpu() for batch in moment.loaders("train")
-        ]
-        model.train(training)
+        with evaluating(model):
+            seen = [
+                model.observe(model.look(batch.to(device))).activations.float().cpu()
+                for batch in moment.loaders("train")
+            ]
         # Sorting is exact at any size, unlike torch.quantile, which refuses long inputs.
         ordered = torch.cat(seen).sort(0).values
         for name, level in (("absent", self.low), ("present", self.high)):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vitrarium.configs.errors import UserError
 from vitrarium.models.classifier import TransparentClassifier
+from vitrarium.models.modes import evaluating
 from vitrarium.train.events.base import EVENTS, Event, Moment
 
 
@@ -76,22 +77,19 @@ class FitReadout(Event):
             warnings.simplefilter("ignore", ConvergenceWarning)
             return LogisticRegression(C=strength, max_iter=self.iterations).fit(vectors, labels)
 
-    @torch.no_grad()
     def _vectors(self, moment: Moment, split: str) -> tuple[np.ndarray, np.ndarray]:
         model = moment.model
-        training = model.training
-        model.eval()
         generator = torch.Generator().manual_seed(moment.seed)
         vectors: list[Tensor] = []
         labels: list[Tensor] = []
         device = next(model.parameters()).device
-        for batch in moment.loaders(split):
-            batch = batch.to(device)
-            output = model.on(batch, moment.do(model, batch, generator))
-            vector = output.evidence.vector
-            vectors.append((vector.mean(0) if vector.dim() == 3 else vector).double().cpu())
-            labels.append(batch.label.cpu())
-        model.train(training)
+        with evaluating(model):
+            for batch in moment.loaders(split):
+                batch = batch.to(device)
+                output = model.on(batch, moment.do(model, batch, generator))
+                vector = output.evidence.vector
+                vectors.append((vector.mean(0) if vector.dim() == 3 else vector).double().cpu())
+                labels.append(batch.label.cpu())
         return torch.cat(vectors).numpy(), torch.cat(labels).numpy()
 
 

@@ -259,3 +259,18 @@ def test_no_network_is_one_clear_message(monkeypatch):
         build_backbone({"name": "timm/resnet10t", "weights": "hub"})
     with pytest.raises(UserError, match="'hub' is for timm"):
         build_backbone({**SMALL, "weights": "hub"})
+
+
+def test_a_folder_from_elsewhere_does_not_make_loading_fetch_weights(tmp_path):
+    import json
+
+    from vitrarium.models import build, load_model, save_model
+
+    model = build({"backbone": "timm/test_resnet", "evidence": "features", "readout": "linear"}, ["a", "b"], seed=0)
+    save_model(model, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    config["spec"]["backbone"] = {"name": "timm/test_resnet", "weights": "hub"}
+    path.write_text(json.dumps(config))
+    again = load_model(tmp_path / "model")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
