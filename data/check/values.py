@@ -9,7 +9,7 @@ import numpy as np
 from vitrarium.data.check.findings import Finding, counted
 from vitrarium.data.concepts import ConceptGroup, ConceptSet
 
-UNKNOWN_WORDS = frozenset({"", "?", "-", "na", "n/a", "n.a.", "nil", "null", "unknown", "missing", "not known"})
+UNKNOWN_WORDS = frozenset({"", "?", "-", "na", "n/a", "n.a.", "null", "unknown", "missing", "not known"})
 """Words, in small letters, that people write where nothing is known; a cell that says so is to be left empty."""
 
 MANY = 10

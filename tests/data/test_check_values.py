@@ -36,6 +36,6 @@ def test_a_name_for_each_image_is_no_concept():
 
 
 def test_plain_words_are_clean():
-    assert found(("none", "red", "green"), [0, 1, 2, -1] * 5) == {}
+    assert found(("none", "nil", "red"), [0, 1, 2, -1] * 5) == {}
     yes_no = ConceptSet.categorical({"NA": (), "na": ()})
     assert value_findings(yes_no, np.zeros((30, 2), np.float32)) == []
