@@ -1,18 +1,20 @@
-"""Classify any number of images: decoded by several threads, answered in batches, a few of which are in memory."""
+"""Classify any number of images in batches, by several threads, with a few batches in memory."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from vitrarium.configs.errors import UserError
 from vitrarium.data.preprocessing import Preprocessing
@@ -21,8 +23,6 @@ from vitrarium.models.prediction import Prediction, Predictions, predict_batch, 
 from vitrarium.using import load
 
 Decoded = np.ndarray | UserError
-# Batches that are decoded at a time where the model runs on the same cores.
-TOGETHER = 4
 
 
 @dataclass
@@ -64,6 +64,10 @@ class Answered:
                 yield Answer(image, None, error)
 
 
+Finished = tuple[Answered | None, UserError | None]
+"""The answers to a group, if there are any, and the image that ends everything, if there is one."""
+
+
 def predict_many(
     model: TransparentClassifier | str | Path,
     images: Iterable[Any],
@@ -79,10 +83,10 @@ def predict_many(
 
     Args:
         model: a model, or the folder of one.
-        images: paths, PIL images or arrays; taken as they are needed, at most four batches ahead.
+        images: paths, PIL images or arrays; taken as they are needed, at most a batch ahead for each worker.
         do: corrections by name, for all images.
         batch_size: images that go through the model together.
-        workers: threads that decode; None = one for each core.
+        workers: threads that decode and, where the model runs on the processor, answer; None = one for each core.
         eager: answer at once what has arrived, rather than wait for a whole batch: for images that come slowly.
         strict: raise the first image that cannot be read, rather than give an answer with an ``error``.
         fold: answer with a copy of the model in which everything is folded that can be
@@ -152,51 +156,107 @@ def _batches(
     strict: bool,
     contributions: bool,
 ) -> Iterator[Answered]:
+    def answer(group: list[Any], decoded: list[Decoded]) -> Finished:
+        return _answer(model, group, decoded, do, strict, contributions)
+
     preprocessing = preprocessing_of(model)
-    groups = _arriving(images, batch_size) if eager else _in_batches(images, batch_size)
     on_cores = model.evidence.alive.device.type == "cpu"
-    # Beside an accelerator the cores are free to decode the next batch. Where the model runs on the cores itself, two
-    # teams of threads would only fight over them: there decoding and answering take turns, some batches at a time.
-    together, ahead = (TOGETHER if on_cores and not eager else 1), (0 if on_cores or eager else 1)
-    with ThreadPoolExecutor(workers, thread_name_prefix="decode") as pool:
-        for group, decoded in _decoded(groups, preprocessing, pool, workers, together, ahead):
-            broken = next((i for i, d in enumerate(decoded) if isinstance(d, UserError)), None) if strict else None
-            if broken != 0:
-                group, kept = group[:broken], decoded[:broken]
-                arrays = [d for d in kept if isinstance(d, np.ndarray)]
-                said = predict_batch(model, stack_pixels(model, arrays), do, contributions) if arrays else None
-                yield Answered(group, [str(d) if isinstance(d, UserError) else None for d in kept], said)
+    if eager:
+        finished = _decoded_first(_arriving(images, batch_size), preprocessing, answer, workers, ahead=0)
+    elif on_cores and not any(module.training for module in model.modules()):
+        finished = _side_by_side(_in_batches(images, batch_size), preprocessing, answer, workers)
+    else:
+        # Beside an accelerator the cores decode the next batch meanwhile.
+        finished = _decoded_first(_in_batches(images, batch_size), preprocessing, answer, workers, int(not on_cores))
+    with contextlib.closing(finished):
+        for answered, broken in finished:
+            if answered is not None:
+                yield answered
             if broken is not None:
-                raise decoded[broken]  # type: ignore[misc]
+                raise broken
 
 
-def _decoded(
+def _answer(
+    model: TransparentClassifier,
+    group: list[Any],
+    decoded: list[Decoded],
+    do: Mapping[str, Any] | None,
+    strict: bool,
+    contributions: bool,
+) -> Finished:
+    """The answers to a group; if ``strict``, to what comes before the first image that cannot be read, and that one."""
+    broken: UserError | None = None
+    for place, found in enumerate(decoded if strict else ()):
+        if isinstance(found, UserError):
+            broken, group, decoded = found, group[:place], decoded[:place]
+            break
+    if not group:
+        return None, broken
+    arrays = [d for d in decoded if isinstance(d, np.ndarray)]
+    said = predict_batch(model, stack_pixels(model, arrays), do, contributions) if arrays else None
+    return Answered(group, [str(d) if isinstance(d, UserError) else None for d in decoded], said), broken
+
+
+def _side_by_side(
     groups: Iterator[list[Any]],
     preprocessing: Preprocessing,
-    pool: ThreadPoolExecutor,
+    answer: Callable[[list[Any], list[Decoded]], Finished],
     workers: int,
-    together: int,
+) -> Generator[Finished]:
+    """Each worker decodes a group and answers it, with its share of torch's threads.
+
+    Several workers with one thread each do more than one team of threads: nobody waits for the others at the end of
+    every layer, and one decodes while another answers.
+    """
+    threads = torch.get_num_threads()
+    share = max(1, threads // workers)
+    pool = ThreadPoolExecutor(workers, "predict", initializer=torch.set_num_threads, initargs=(share,))
+    waiting: deque[Future[Finished]] = deque()
+
+    def work(group: list[Any]) -> Finished:
+        return answer(group, _decode(preprocessing, group))
+
+    try:
+        for group in groups:
+            waiting.append(pool.submit(work, group))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # The number belongs to a thread with OpenMP, to the whole process elsewhere.
+        torch.set_num_threads(threads)
+
+
+def _decoded_first(
+    groups: Iterator[list[Any]],
+    preprocessing: Preprocessing,
+    answer: Callable[[list[Any], list[Decoded]], Finished],
+    workers: int,
     ahead: int,
-) -> Iterator[tuple[list[Any], list[Decoded]]]:
-    """Groups of images with their pixels; ``together`` of them are decoded at a time, ``ahead`` times in advance."""
-    waiting: deque[tuple[list[list[Any]], list[Future[list[Decoded]]]]] = deque()
-    for several in _in_batches(groups, together):
-        images = [image for group in several for image in group]
-        # A few images a task: to hand over each alone costs as much as to open a small file.
-        size = min(8, -(-len(images) // workers))
-        tasks = [pool.submit(_decode, preprocessing, images[i : i + size]) for i in range(0, len(images), size)]
-        waiting.append((several, tasks))
-        if len(waiting) > ahead:
-            yield from _ready(*waiting.popleft())
-    while waiting:
-        yield from _ready(*waiting.popleft())
+) -> Generator[Finished]:
+    """All workers decode a group, then this thread answers it; ``ahead`` groups are decoded in advance."""
+    pool = ThreadPoolExecutor(workers, "decode")
+    waiting: deque[tuple[list[Any], list[Future[list[Decoded]]]]] = deque()
+    try:
+        for group in groups:
+            # A few images a task: to hand over each alone costs as much as to open a small file.
+            size = min(8, -(-len(group) // workers))
+            parts = [group[i : i + size] for i in range(0, len(group), size)]
+            waiting.append((group, [pool.submit(_decode, preprocessing, part) for part in parts]))
+            if len(waiting) > ahead:
+                yield _ready(answer, *waiting.popleft())
+        while waiting:
+            yield _ready(answer, *waiting.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _ready(groups: list[list[Any]], tasks: list[Future[list[Decoded]]]) -> Iterator[tuple[list[Any], list[Decoded]]]:
-    decoded = [pixels for task in tasks for pixels in task.result()]
-    for group in groups:
-        yield group, decoded[: len(group)]
-        decoded = decoded[len(group) :]
+def _ready(
+    answer: Callable[[list[Any], list[Decoded]], Finished], group: list[Any], tasks: list[Future[list[Decoded]]]
+) -> Finished:
+    return answer(group, [pixels for task in tasks for pixels in task.result()])
 
 
 def _decode(preprocessing: Preprocessing, images: list[Any]) -> list[Decoded]:

@@ -83,6 +83,8 @@ def deploy(model: TransparentClassifier, fold: bool = True) -> TransparentClassi
     if copy.backbone.channels_last:
         # Weights in the memory order of the maps: otherwise the convolution turns them round at every call.
         copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # What folding has put in the place of norms is new, and so in training mode.
+    copy.eval()
     copy.deploy_report = DeployReport(
         tuple(norms), tuple(kept), standardisation, tuple(plain), (before, _numbers(copy))
     )

@@ -21,7 +21,7 @@ from vitrarium.answers import choose_form
 from vitrarium.cli import main
 from vitrarium.configs.errors import Interrupted, UserError
 from vitrarium.models.abstention import AbstentionRule
-from vitrarium.predicting import TOGETHER, predict_batches, predict_many
+from vitrarium.predicting import predict_batches, predict_many
 
 
 def draw(path, seed=0, size=(40, 36)):
@@ -118,12 +118,25 @@ def test_images_of_any_kind_and_an_error_for_what_is_none(model, photos):
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_no_more_is_taken_than_a_few_batches(model, photos, batch_size):
     images = Counted(str(photos / "b.png"), 1000)
-    answers = predict_many(model, images, batch_size=batch_size)
+    answers = predict_many(model, images, batch_size=batch_size, workers=3)
     assert images.taken == 0
     for done in range(1, 10):
         next(answers)
-        assert images.taken <= done + TOGETHER * batch_size
+        assert images.taken <= done + (3 + 1) * batch_size
     answers.close()
+    assert not [t for t in threading.enumerate() if t.name.startswith("predict")]
+
+
+def test_however_many_work_the_answers_are_the_same_and_in_order(model, photos):
+    images = [str(photos / name) for name in ("b.png", "notes.txt", "z.png", "a/2.png")] * 6
+    threads = torch.get_num_threads()
+    one, several = (list(predict_many(model, images, batch_size=2, workers=workers)) for workers in (1, 3))
+    assert [a.image for a in several] == images
+    assert [a.error for a in several] == [a.error for a in one]
+    for a, b in zip(one, several, strict=True):
+        if a.prediction is not None:
+            assert a.prediction.probabilities == pytest.approx(b.prediction.probabilities, abs=1e-6)
+    assert torch.get_num_threads() == threads
 
 
 def test_a_stream_is_answered_while_it_waits(model, photos):

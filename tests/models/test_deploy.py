@@ -90,6 +90,7 @@ def test_the_answers_stay(name):
             before, after = model(x.to(dtype)), deployed(x.to(dtype))
         assert relative(before.logits, after.logits) < tolerance
         assert relative(before.evidence.activations, after.evidence.activations) < tolerance
+    assert not [name for name, module in deployed.named_modules() if module.training]
     report = deployed.deploy_report
     assert (len(report.norms), report.norms_left, report.standardisation) == (norms, (), standardisation)
     left = [m for m in deployed.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
