@@ -94,8 +94,8 @@ def load_weights(module: nn.Module, source: str | Path, *, minimum: float = 0.5)
     report = _report(str(source), found.state, prefix, given, own, fitting, adapted, layers[0])
     if report.fraction < minimum or not fitting:
         raise UserError(
-            f"weights '{source}' fit {report.fraction:.1%} of the parameters; at least {minimum:.0%} must: the file "
-            f"has {_some(_of_layers(found.state))}, the network {_some(_of_layers(own))}",
+            f"weights '{source}' fit {report.fraction:.1%} of the parameters; at least {minimum:.0%} must: "
+            f"{_misfit(report, found.state, own)}",
             "check that they belong to this backbone",
         )
     for part in layers:
@@ -124,6 +124,17 @@ def _layers(module: nn.Module) -> list[nn.Module]:
         return [module]
     tail = module.__dict__.get("_tail")
     return [module.network] if tail is None else [module.network, tail[0].network]
+
+
+def _misfit(report: WeightReport, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
+    """Why they do not fit: tensors of another shape, tensors that the file lacks, or names that nobody shares."""
+    if not report.matched and not report.mismatched:
+        return f"the file has {_some(_of_layers(theirs))}, the network {_some(_of_layers(ours))}"
+    said = []
+    for what, names in (("of another shape", report.mismatched), ("not in the file", report.missing)):
+        if names:
+            said.append(f"{len(names)} {what} ({_some(names)})")
+    return ", ".join(said)
 
 
 def _some(names: Sequence[str]) -> str:
