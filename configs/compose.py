@@ -17,6 +17,21 @@ from vitrarium.configs.schema import Config, ExperimentConfig
 
 FOLDER = Path(__file__).parent
 
+
+def share(epochs: int, part: float) -> int:
+    """``${share:${train.epochs},0.2}`` in a YAML: a part of the epochs, rounded down."""
+    return int(epochs * part + 1e-9)
+
+
+def rest(epochs: int, part: float) -> int:
+    """``${rest:${train.epochs},0.2}`` in a YAML: the epochs that :func:`share` leaves."""
+    return epochs - share(epochs, part)
+
+
+# Stages of a recipe share out ``train.epochs``, so that all presets see the same number of images.
+for _resolver in (share, rest):
+    OmegaConf.register_resolver(_resolver.__name__, _resolver, replace=True)
+
 PARTS = ("backbone", "model.evidence", "model.readout")
 """Keys of ``{name, **options}``: whoever names another part starts from that part's own options."""
 

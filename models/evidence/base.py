@@ -14,7 +14,14 @@ from vitrarium.models.intervention import Intervention
 from vitrarium.models.types import Evidence, Features
 from vitrarium.models.units import UnitTable
 
-EVIDENCE = Registry("evidence", ["vitrarium.models.evidence.features", "vitrarium.models.evidence.concepts"])
+EVIDENCE = Registry(
+    "evidence",
+    [
+        "vitrarium.models.evidence.features",
+        "vitrarium.models.evidence.concepts",
+        "vitrarium.models.evidence.prototypes",
+    ],
+)
 
 
 class EvidenceLayer(nn.Module, ABC):
@@ -26,7 +33,8 @@ class EvidenceLayer(nn.Module, ABC):
 
     Attributes:
         needs: what it asks of the backbone ("map", "carry") and the data ("concepts").
-        gives: what readouts, terms and policies may count on ("vector", "maps", "scores", "probabilities").
+        gives: what readouts, terms and policies may count on: "vector", "maps", "scores", "probabilities"; "prototypes"
+            (units are looked for in patches), "owned" (they belong to classes), "gates" (activations are in [0, 1]).
         maps_average_to_activations: the mean of a unit's map is its activation, so a value set on the unit shifts the
             map with it.
         reads_mean: the map reaches the activations through its mean over space alone, so that a pooled map (B, D, 1, 1)

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from vitrarium.configs.registry import Registry
 from vitrarium.models.types import Evidence
 
-READOUTS = Registry("readout", ["vitrarium.models.readouts.linear", "vitrarium.models.readouts.mlp"])
+READOUTS = Registry(
+    "readout",
+    [
+        "vitrarium.models.readouts.linear",
+        "vitrarium.models.readouts.mlp",
+        "vitrarium.models.readouts.class_connected",
+    ],
+)
 
 
 class Contributions(NamedTuple):
@@ -65,6 +72,13 @@ class Readout(nn.Module, ABC):
 
     def export_problem(self, format: str) -> str | None:
         """Why the readout cannot be exported to ``format``; see :meth:`EvidenceLayer.export_problem`."""
+        return None
+
+    def owners(self) -> Tensor | None:
+        """(M, C) bool: for which classes each unit can speak, where the readout decides that; else None.
+
+        Projection takes a prototype from images of these classes only.
+        """
         return None
 
     def rules(self) -> list[dict[str, Any]]:

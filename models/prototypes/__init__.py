@@ -1,0 +1,1 @@
+"""What all evidence made of patches shares: similarities, sources, search, boxes, edits."""
