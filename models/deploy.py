@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from vitrarium.models.folding import Folding
+from vitrarium.models.prototypes.drift import carry_state
 
 if TYPE_CHECKING:
     from vitrarium.models.classifier import TransparentClassifier
@@ -72,6 +73,7 @@ def deploy(model: TransparentClassifier, fold: bool = True) -> TransparentClassi
     copy.train_only = set()
     with torch.no_grad():
         plain = _make_plain(copy)
+    copy.readout.read(copy.evidence)
     copy.eval().requires_grad_(False)
     norms: list[str] = []
     kept: list[str] = []
@@ -85,6 +87,8 @@ def deploy(model: TransparentClassifier, fold: bool = True) -> TransparentClassi
         copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     # What folding has put in the place of norms is new, and so in training mode.
     copy.eval()
+    # Folding changes weights, but not what they see: pictures that were current still are.
+    carry_state(model, copy)
     copy.deploy_report = DeployReport(
         tuple(norms), tuple(kept), standardisation, tuple(plain), (before, _numbers(copy))
     )

@@ -168,6 +168,8 @@ def describe(model: TransparentClassifier) -> dict[str, Any]:
         "units": units.to_dict(),
         "absent": _or_none(units.absent),
         "present": _or_none(units.present),
+        "alive": units.alive.tolist(),
+        "gates": "gates" in model.evidence.gives,
         "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),
         "abstention": None if model.abstention is None else model.abstention.to_dict(),
     }

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from vitrarium.configs.errors import UserError
 from vitrarium.configs.registry import Registry
+from vitrarium.data.corrections import Corrections
 from vitrarium.models.intervention import Intervention
 from vitrarium.models.types import Evidence, Features
 from vitrarium.models.units import UnitTable
@@ -20,6 +23,10 @@ EVIDENCE = Registry(
         "vitrarium.models.evidence.features",
         "vitrarium.models.evidence.concepts",
         "vitrarium.models.evidence.prototypes",
+        "vitrarium.models.evidence.concept_prototypes",
+        "vitrarium.models.evidence.softmax_channels",
+        "vitrarium.models.evidence.prototype_pool",
+        "vitrarium.models.evidence.deformable_prototypes",
     ],
 )
 
@@ -34,13 +41,13 @@ class EvidenceLayer(nn.Module, ABC):
     Attributes:
         needs: what it asks of the backbone ("map", "carry") and the data ("concepts").
         gives: what readouts, terms and policies may count on: "vector", "maps", "scores", "probabilities"; "prototypes"
-            (units are looked for in patches), "owned" (they belong to classes), "gates" (activations are in [0, 1]).
+            (units are looked for in patches), "owned" (they belong to classes), "gates" (activations are in [0, 1]),
+            "shares" (at each place the maps of all units sum to 1).
         maps_average_to_activations: the mean of a unit's map is its activation, so a value set on the unit shifts the
             map with it.
         reads_mean: the map reaches the activations through its mean over space alone, so that a pooled map (B, D, 1, 1)
             gives the same ones; features of a frozen backbone are kept pooled for such a layer.
         vector_size: E, the width of ``Evidence.vector``.
-        unit_of: (E,) int64 buffer: the unit each entry of the vector belongs to, -1 for what is no unit's (a residual).
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"map"})
@@ -48,7 +55,6 @@ class EvidenceLayer(nn.Module, ABC):
     maps_average_to_activations: bool = False
     reads_mean: bool = False
     vector_size: int
-    unit_of: Tensor
     alive: Tensor
     absent: Tensor
     present: Tensor
@@ -65,13 +71,33 @@ class EvidenceLayer(nn.Module, ABC):
         self.register_buffer("absent", units.absent)
         self.register_buffer("present", units.present)
         owner = torch.arange(len(units)) if unit_of is None else unit_of
-        self.register_buffer("unit_of", owner, persistent=False)
+        self.register_buffer("_unit_of", owner, persistent=False)
         self.vector_size = len(owner)
+
+    @property
+    def unit_of(self) -> Tensor:
+        """(E,) int64: the unit each entry of the vector belongs to, -1 for what is no unit's (a residual).
+
+        A layer that learns it overrides this, so ask when it is needed and keep no copy.
+        """
+        owner: Tensor = self._unit_of  # type: ignore[assignment]
+        return owner
 
     @property
     def units(self) -> UnitTable:
         """The unit table with the present state of its buffers."""
         return replace(self._units, alive=self.alive, absent=self.absent, present=self.present)
+
+    def read_corrections(self, do: Mapping[str, Any]) -> Corrections:
+        """Corrections by name, understood, and checked as far as that can be done without an image.
+
+        Raises:
+            UserError: what :meth:`UnitTable.read` refuses, a ban where units have no maps.
+        """
+        given = self.units.read(do, "gates" in self.gives)
+        if given.confines and "maps" not in self.gives:
+            raise UserError(f"the {self._units.kind}s have no maps, so no place can be banned", "set units instead")
+        return given
 
     @abstractmethod
     def forward(self, features: Features) -> Evidence:
@@ -100,8 +126,6 @@ class EvidenceLayer(nn.Module, ABC):
 
     def confine(self, evidence: Evidence, region: Tensor) -> Evidence:
         """The evidence when units may only look at ``region`` (B, M or 1, h, w); layers with maps override it."""
-        from vitrarium.configs.errors import UserError
-
         raise UserError(f"{type(self).__name__} has no maps, so a region cannot be banned", "set values instead")
 
     def deployed(self) -> EvidenceLayer:

@@ -11,11 +11,25 @@ from torch import Tensor, nn
 from vitrarium.configs.errors import UserError, closest
 from vitrarium.models.evidence.base import EVIDENCE
 from vitrarium.models.prototypes.layer import PrototypeLayer, pool_best
-from vitrarium.models.prototypes.similarity import cosine_maps, distance_maps, exp_l2, log_l2, product_maps
+from vitrarium.models.prototypes.matching import Kind, best_matches
+from vitrarium.models.prototypes.similarity import (
+    TINY,
+    at_least_float32,
+    columns,
+    cosine_maps,
+    distance_maps,
+    exp_l2,
+    log_l2,
+    norm_maps,
+    products,
+    unit_patches,
+    unit_rows,
+)
 from vitrarium.models.types import Evidence, Features
 from vitrarium.models.units import UnitTable
 
 SIMILARITIES = ("cosine", "log_l2", "exp_l2", "dot")
+DISTANCES = ("log_l2", "exp_l2")
 POOLS = ("max", "topk", "focal")
 ADDONS = ("none", "plain", "sigmoid")
 
@@ -30,6 +44,9 @@ class Prototypes(PrototypeLayer):
     - ``log_l2``: s = log((d + 1) / (d + epsilon)) (ProtoPNet: Chen et al., NeurIPS 2019);
     - ``exp_l2``: s = exp(-sqrt(d)), in (0, 1] (ProtoTree: Nauta et al., CVPR 2021);
     - ``dot``: s = <x, p / |p|> (TesNet: Wang et al., ICCV 2021).
+
+    In evaluation distances are computed in double precision and rounded: a prototype that was set to a patch is at
+    distance 0 from it there, and log-L2 is 9.21 and not 9.07.
 
     Args:
         channels: D of the backbone's map.
@@ -66,7 +83,7 @@ class Prototypes(PrototypeLayer):
         picture: int = 64,
     ) -> None:
         super().__init__()
-        distances = similarity in ("log_l2", "exp_l2")
+        distances = similarity in DISTANCES
         addon = addon or ("sigmoid" if distances else "plain")
         for option, value, known in (
             ("similarity", similarity, SIMILARITIES),
@@ -92,6 +109,10 @@ class Prototypes(PrototypeLayer):
         self.prototypes = nn.Parameter(torch.rand(count, width, part, part))
         if not distances:
             nn.init.normal_(self.prototypes)
+        if similarity == "dot":
+            # Of length 1, as TesNet's orthogonality asks; lengths do not change the similarity.
+            with torch.no_grad():
+                self.prototypes.copy_(unit_rows(self.prototypes).view_as(self.prototypes))
         units = UnitTable.anonymous("prototype", count)
         units.absent = torch.zeros(count)
         units.present = torch.full((count,), self.highest)
@@ -104,7 +125,7 @@ class Prototypes(PrototypeLayer):
     @property
     def highest(self) -> float:
         """The similarity of a prototype to itself; NaN where it has no upper bound."""
-        bounds = {"cosine": 1.0, "log_l2": math.log(1 + 1 / self.epsilon), "exp_l2": 1.0}
+        bounds = {"cosine": 1.0, "log_l2": -math.log(self.epsilon), "exp_l2": 1.0}
         return bounds.get(self.kind, float("nan"))
 
     @property
@@ -122,15 +143,46 @@ class Prototypes(PrototypeLayer):
             )
         return self.addon(features.map)
 
+    def compare(self, latent: Tensor, which: Tensor | None = None) -> Tensor:
+        """(B, E, h, w) to what similarities are made of (B, P, h', w'): squared distances, cosines, or products.
+
+        Of prototypes ``which`` (n,) int64 alone if they are given.
+        """
+        prototypes = self.prototypes if which is None else self.prototypes[which]
+        if self.kind == "cosine":
+            return cosine_maps(latent, prototypes)
+        if self.kind == "dot":
+            (patches,) = at_least_float32(columns(latent, self.part))
+            with torch.autocast(latent.device.type, enabled=False):
+                return products(patches, unit_rows(prototypes))
+        return distance_maps(latent, prototypes, exact=not self.training)
+
+    def respond(self, compared: Tensor) -> Tensor:
+        """What :meth:`compare` gives, or some of it, to similarities of the same shape."""
+        if self.kind == "log_l2":
+            return log_l2(compared, self.epsilon)
+        return exp_l2(compared) if self.kind == "exp_l2" else compared
+
+    def nearest(self, compared: Tensor, latent: Tensor) -> Tensor:
+        """(B, P) distance of the nearest place: squared; 1 - cosine for "cosine" and "dot", whose length says nothing.
+
+        Args:
+            compared: (B, P, h', w') from :meth:`compare`.
+            latent: (B, E, h, w).
+        """
+        if self.kind in DISTANCES:
+            return compared.flatten(2).amin(2)
+        if self.kind == "dot":
+            compared = compared / norm_maps(latent, self.part).clamp_min(TINY**2).sqrt()
+        return 1 - compared.flatten(2).amax(2)
+
     def similarity(self, latent: Tensor) -> Tensor:
         """(B, E, h, w) to (B, P, h', w')."""
-        if self.kind == "cosine":
-            return cosine_maps(latent, self.prototypes)
-        if self.kind == "dot":
-            length = self.prototypes.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None]
-            return product_maps(latent, self.prototypes) / length
-        distance = distance_maps(latent, self.prototypes)
-        return log_l2(distance, self.epsilon) if self.kind == "log_l2" else exp_l2(distance)
+        return self.respond(self.compare(latent))
+
+    def similarity_of(self, latent: Tensor, which: Tensor) -> Tensor:
+        """(B, E, h, w) to (B, n, h', w'); the other prototypes are not compared."""
+        return self.respond(self.compare(latent, which))
 
     def reduce(self, maps: Tensor, region: Tensor | None = None) -> Tensor:
         """(B, M, h', w') to (B, M)."""
@@ -138,19 +190,27 @@ class Prototypes(PrototypeLayer):
 
     def forward(self, features: Features) -> Evidence:
         """(B, D, h, w) to the similarities of M prototypes; ``state["distance"]`` (B, M) is what cluster terms read."""
-        maps = self.similarity(self.embed(features))
-        activations = self.reduce(maps)
-        evidence = Evidence(activations, activations, maps=maps, state={"distance": self._distance(maps)})
+        maps, activations, distance = self.match(self.embed(features))
+        evidence = Evidence(activations, activations, maps=maps, state={"distance": distance})
         evidence.vector = self.assemble(activations, evidence)
         return evidence
 
-    def _distance(self, maps: Tensor) -> Tensor:
-        """(B, M) of the best place: squared distance, or 1 - similarity where there is none."""
-        best = maps.flatten(2).amax(2)
-        if self.kind == "log_l2":
-            grown = best.exp()
-            return ((1 - self.epsilon * grown) / (grown - 1).clamp_min(1e-12)).clamp_min(0)
-        return best.log().square() if self.kind == "exp_l2" else 1 - best
+    def match(self, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, E, h, w) to maps (B, P, h', w'), what :func:`pool_best` makes of them (B, P), nearest distances (B, P).
+
+        In training with "max" the gradient looks at the best places only, see
+        :mod:`~vitrarium.models.prototypes.matching`.
+        """
+        if not self.training or self.pool != "max" or self.kind == "dot":
+            compared = self.compare(latent)
+            maps = self.respond(compared)
+            return maps, pool_best(maps, None, self.pool, self.top, self.silent), self.nearest(compared, latent)
+        if self.kind == "cosine":
+            maps, best = best_matches(unit_patches(latent, self.part), unit_rows(self.prototypes), "product")
+            return maps, best, 1 - best
+        kind: Kind = "log_l2" if self.kind == "log_l2" else "exp_l2"
+        maps, best = best_matches(columns(latent, self.part), self.prototypes.flatten(1), kind, self.epsilon)
+        return maps, self.respond(best), best
 
     def assemble(self, activations: Tensor, evidence: Evidence) -> Tensor:
         """The vector is the activations; a pruned prototype says nothing."""

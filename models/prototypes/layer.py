@@ -25,7 +25,8 @@ class PrototypeLayer(EvidenceLayer):
 
     Attributes:
         vectors: (P, E, k, k) the prototypes as learnt, or None where units are channels and have none.
-        part: k, a patch is k x k places of the map.
+        part: k, a prototype has k x k parts; a patch is k x k places of the map, unless its parts move.
+        wanders: its parts move: they may look anywhere in the image, and the similarity map is as large as the latent.
         classes: C.
         class_of: (P,) int64 buffer: the class that owns a prototype, -1 where it is shared.
         unit_of_prototype: (P,) int64 buffer: the unit that a prototype belongs to; usually P = M and this is 0 .. M-1.
@@ -38,6 +39,7 @@ class PrototypeLayer(EvidenceLayer):
     gives: frozenset[str] = frozenset({"vector", "maps", "prototypes"})
     vectors: Tensor | None = None
     part: int = 1
+    wanders: bool = False
     classes: int
     class_of: Tensor
     unit_of_prototype: Tensor
@@ -79,6 +81,10 @@ class PrototypeLayer(EvidenceLayer):
     def similarity(self, latent: Tensor) -> Tensor:
         """Latent (B, E, h, w) to the similarity maps (B, P, h', w') of the prototypes; higher is more alike."""
 
+    def similarity_of(self, latent: Tensor, which: Tensor) -> Tensor:
+        """The maps (B, n, h', w') of prototypes ``which`` (n,) int64 alone; a layer that can spare the rest does."""
+        return self.similarity(latent)[:, which]
+
     @abstractmethod
     def reduce(self, maps: Tensor, region: Tensor | None = None) -> Tensor:
         """Maps (B, P, h', w') of the prototypes to activations (B, M); ``region`` (B, 1 or M, h', w'), 0 = banned."""
@@ -102,6 +108,11 @@ class PrototypeLayer(EvidenceLayer):
         owned = torch.nn.functional.one_hot(self.class_of.clamp_min(0), self.classes).bool()
         return owned | (self.class_of < 0)[:, None]
 
+    def unit_owners(self) -> Tensor:
+        """(M, C) bool: the classes that a unit belongs to, those of any of its prototypes."""
+        counts = torch.zeros(len(self.alive), self.classes, dtype=torch.int64, device=self.class_of.device)
+        return counts.index_add(0, self.unit_of_prototype, self.owners().long()) > 0
+
     @torch.no_grad()
     def place_prototypes(self, which: Tensor, patches: Tensor) -> None:
         """Set prototypes ``which`` (n,) int64 to ``patches`` (n, E, k, k), as projection does."""
@@ -115,6 +126,11 @@ class PrototypeLayer(EvidenceLayer):
         owner = torch.full((len(self.alive) + 1,), -1, device=self.class_of.device)
         owner[self.unit_of_prototype] = self.class_of
         return owner[self.unit_of]
+
+    @property
+    def window(self) -> int:
+        """How many places of the latent map a place of the similarity map takes, each way: h' = h - window + 1."""
+        return 1 if self.wanders else self.part
 
     def alive_prototypes(self) -> Tensor:
         """(P,) bool, the prototypes of living units."""

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from vitrarium.configs.registry import Registry
+from vitrarium.models.evidence.base import EvidenceLayer
+from vitrarium.models.readouts.refit import RefitProblem
 from vitrarium.models.types import Evidence
 
 READOUTS = Registry(
@@ -18,6 +20,8 @@ READOUTS = Registry(
         "vitrarium.models.readouts.linear",
         "vitrarium.models.readouts.mlp",
         "vitrarium.models.readouts.class_connected",
+        "vitrarium.models.readouts.nonnegative",
+        "vitrarium.models.readouts.soft_tree",
     ],
 )
 
@@ -42,14 +46,23 @@ class Readout(nn.Module, ABC):
     """Turns evidence into logits.
 
     A subclass is built by name; beside its own options its constructor may ask for any of ``layer`` (the evidence
-    layer), ``classes`` (C), ``concepts`` and ``backbone``.
+    layer), ``classes`` (C), ``concepts`` and ``backbone``. It calls :meth:`read` with the layer.
 
     Attributes:
         needs: what it asks of the evidence ("vector", "similarities", "carry").
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"vector"})
-    unit_of: Tensor
+
+    def read(self, layer: EvidenceLayer) -> None:
+        """Remember the evidence layer without making it, and its weights, a part of the readout."""
+        self.__dict__["_layer"] = layer
+
+    @property
+    def unit_of(self) -> Tensor:
+        """(E,) int64: the unit each entry of the vector belongs to, as the layer has it now."""
+        layer: EvidenceLayer = self._layer  # type: ignore[assignment]
+        return layer.unit_of
 
     @abstractmethod
     def score(self, vector: Tensor, evidence: Evidence) -> Tensor:
@@ -74,11 +87,33 @@ class Readout(nn.Module, ABC):
         """Why the readout cannot be exported to ``format``; see :meth:`EvidenceLayer.export_problem`."""
         return None
 
+    @property
+    def effective_weight(self) -> Tensor | None:
+        """(C, E) the weights W as they count where scores are W v, for measures of sparsity; None elsewhere."""
+        return None
+
+    def drop_entries(self, entries: Tensor) -> None:
+        """Forget what was learnt of some entries of the vector, (E,) bool, where there is a weight for each."""
+
+    def refit_problem(self) -> RefitProblem | None:
+        """What a convex refit on fixed evidence may change, where scores are W v + b; None elsewhere."""
+        return None
+
+    def take_refit(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Set the weights (C, E) and biases (C,) that a refit of :meth:`refit_problem` has found."""
+        from vitrarium.configs.errors import UserError
+
+        raise UserError(f"{type(self).__name__} cannot be refitted: it is not linear", "choose a linear readout")
+
     def owners(self) -> Tensor | None:
         """(M, C) bool: for which classes each unit can speak, where the readout decides that; else None.
 
         Projection takes a prototype from images of these classes only.
         """
+        return None
+
+    def path_length(self, evidence: Evidence) -> Tensor | None:
+        """(B,) how many questions are asked on the way to each answer, of readouts that ask one by one; else None."""
         return None
 
     def rules(self) -> list[dict[str, Any]]:

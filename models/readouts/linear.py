@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from vitrarium.models.evidence.base import EvidenceLayer
 from vitrarium.models.readouts.base import READOUTS, Contributions, Readout, per_unit
+from vitrarium.models.readouts.refit import RefitProblem
 from vitrarium.models.types import Evidence
 
 
@@ -28,7 +30,31 @@ class Linear(Readout):
         super().__init__()
         self.unit_names = layer.units.names
         self.linear = nn.Linear(layer.vector_size, classes, bias=bias)
-        self.register_buffer("unit_of", layer.unit_of.clone(), persistent=False)
+        self.read(layer)
+
+    @property
+    def effective_weight(self) -> Tensor:
+        """(C, E) W."""
+        return self.linear.weight
+
+    @torch.no_grad()
+    def drop_entries(self, entries: Tensor) -> None:
+        """Set the weights of some entries of the vector, (E,) bool, to 0."""
+        self.linear.weight[:, entries] = 0
+
+    def refit_problem(self) -> RefitProblem:
+        """All weights may go anywhere."""
+        weight = self.linear.weight.detach()
+        bias = None if self.linear.bias is None else self.linear.bias.detach()
+        infinite = torch.full_like(weight, float("inf"))
+        return RefitProblem(weight, bias, torch.ones_like(weight, dtype=torch.bool), -infinite, infinite)
+
+    @torch.no_grad()
+    def take_refit(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Set weights (C, E) and biases (C,)."""
+        self.linear.weight.copy_(weight)
+        if bias is not None:
+            self.linear.bias.copy_(bias)
 
     def score(self, vector: Tensor, evidence: Evidence) -> Tensor:
         """Vector (..., E) to logits (..., C)."""
@@ -43,13 +69,10 @@ class Linear(Readout):
         return Contributions(units, remainder, bias, additive=not sampled)
 
     def rules(self) -> list[dict[str, Any]]:
-        """Per class the weight of each unit whose vector entry is its activation."""
-        weight = self.linear.weight.detach().cpu()
-        owners = self.unit_of.tolist()
+        """Per class the weight of each unit whose vector entry is its activation (the sum, where it fills several)."""
+        weight, owners = self.linear.weight.detach().cpu(), self.unit_of.cpu()
+        total, _ = per_unit(weight, owners, len(self.unit_names))
+        used = owners[owners >= 0].unique().tolist()
         return [
-            {
-                "class": c,
-                "weights": {self.unit_names[m]: float(weight[c, e]) for e, m in enumerate(owners) if m >= 0},
-            }
-            for c in range(weight.shape[0])
+            {"class": c, "weights": {self.unit_names[m]: float(row[m]) for m in used}} for c, row in enumerate(total)
         ]

@@ -32,7 +32,7 @@ class MLP(Readout):
             steps += [nn.Linear(before, after), nn.ReLU()]
         self.layers = nn.Sequential(*steps, nn.Linear(widths[-1], classes))
         self.units = len(layer.units)
-        self.register_buffer("unit_of", layer.unit_of.clone(), persistent=False)
+        self.read(layer)
 
     def score(self, vector: Tensor, evidence: Evidence) -> Tensor:
         """Vector (..., E) to logits (..., C)."""
