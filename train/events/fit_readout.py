@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vitrarium.configs.errors import UserError
 from vitrarium.models.classifier import TransparentClassifier
-from vitrarium.models.modes import evaluating
 from vitrarium.train.events.base import EVENTS, Event, Moment
+from vitrarium.train.events.vectors import readout_vectors
 
 
 @EVENTS.register("fit_readout")
@@ -78,19 +77,8 @@ class FitReadout(Event):
             return LogisticRegression(C=strength, max_iter=self.iterations).fit(vectors, labels)
 
     def _vectors(self, moment: Moment, split: str) -> tuple[np.ndarray, np.ndarray]:
-        model = moment.model
-        generator = torch.Generator().manual_seed(moment.seed)
-        vectors: list[Tensor] = []
-        labels: list[Tensor] = []
-        device = next(model.parameters()).device
-        with evaluating(model):
-            for batch in moment.loaders(split):
-                batch = batch.to(device)
-                output = model.on(batch, moment.do(model, batch, generator))
-                vector = output.evidence.vector
-                vectors.append((vector.mean(0) if vector.dim() == 3 else vector).double().cpu())
-                labels.append(batch.label.cpu())
-        return torch.cat(vectors).numpy(), torch.cat(labels).numpy()
+        vectors, labels = readout_vectors(moment, split)
+        return vectors.double().numpy(), labels.numpy()
 
 
 def _log_loss(fitted: Any, vectors: np.ndarray, labels: np.ndarray) -> float:
