@@ -58,6 +58,7 @@ def check_recipe(
                     closest(label, terms.keys()),
                 )
             _check_needs(name, label, terms[label].needs, model, source, stage, features)  # type: ignore[arg-type]
+            terms[label].check(model)  # type: ignore[operator]
         measured = validation_metrics(model)
         for metric in stage["select"]:
             if metric not in measured:

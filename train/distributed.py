@@ -27,3 +27,20 @@ def shared_mean(total: Tensor, count: Tensor) -> Tensor:
     if world > 1:
         dist.all_reduce(everywhere)
     return total * world / everywhere.clamp_min(torch.finfo(total.dtype).tiny) if everywhere > 0 else total * 0.0
+
+
+def shared_sum(total: Tensor) -> Tensor:
+    """The sum over all processes, for losses that are not linear in it.
+
+    As in :func:`shared_mean`, the gradient of this process's share is multiplied by the W processes, so that averaging
+    the gradients of all of them gives that of the loss of the global sum, which each computes alike.
+
+    Args:
+        total: (...) this process's sum, with graph.
+    """
+    world = world_size()
+    if world == 1:
+        return total
+    everywhere = total.detach().clone()
+    dist.all_reduce(everywhere)
+    return everywhere + (total - total.detach()) * world

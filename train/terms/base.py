@@ -17,7 +17,19 @@ from vitrarium.data.source import DataSource
 from vitrarium.models.classifier import TransparentClassifier
 from vitrarium.models.types import Output
 
-TERMS = Registry("loss term", ["vitrarium.train.terms.classification", "vitrarium.train.terms.concepts"])
+TERMS = Registry(
+    "loss term",
+    [
+        "vitrarium.train.terms.classification",
+        "vitrarium.train.terms.concepts",
+        "vitrarium.train.terms.pipnet",
+        "vitrarium.train.terms.prototypes",
+        "vitrarium.train.terms.marked_patches",
+        "vitrarium.train.terms.slots",
+        "vitrarium.train.terms.deformable",
+        "vitrarium.train.terms.parts",
+    ],
+)
 
 
 @dataclass
@@ -70,6 +82,9 @@ class Term(nn.Module, ABC):
 
     def __init__(self, source: DataSource) -> None:
         super().__init__()
+
+    def check(self, model: TransparentClassifier) -> None:
+        """Refuse a model that this term cannot teach, where ``needs`` does not say it, before anything is trained."""
 
     @abstractmethod
     def forward(self, step: Step) -> Tensor:

@@ -58,7 +58,10 @@ class CrossEntropy(Term):
 
     def forward(self, step: Step) -> Tensor:
         """Weighted mean over the batch of all processes."""
-        logits, label = step.output.logits, step.batch.label
+        return self.loss(step.output.logits, step.batch.label)
+
+    def loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        """The loss of logits (B, C) and labels (B,) int64; for terms that change the logits first."""
         if logits.dtype in (torch.float16, torch.bfloat16):
             logits = logits.float()
         weight = self.weight.to(logits.dtype)
