@@ -148,11 +148,12 @@ class Keeper(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Put the optimiser, the counters and the events where they were."""
+        assert isinstance(task, Task)
         self._clock = self._saved = time.monotonic()
+        task.remembers = any(schedule.when == "step" for schedule in self.events)
         snapshot = self.restored
         if snapshot is None:
             return
-        assert isinstance(task, Task)
         trainer.optimizers[0].load_state_dict(snapshot.optimizer)
         trainer.lr_scheduler_configs[0].scheduler.load_state_dict(snapshot.scheduler)
         trainer.precision_plugin.load_state_dict(snapshot.scaler)
@@ -178,6 +179,7 @@ class Keeper(pl.Callback):
             for schedule in self.events:
                 if schedule.due("step", trainer.global_step):
                     self.run_event(schedule, trainer.global_step, task, batch)
+            task.answers.clear()
         if done >= self.batches or not stepped:
             return
         asked = self.interruption.agreed()

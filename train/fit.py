@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from vitrarium.configs.errors import Interrupted, UserError
 from vitrarium.configs.files import write_text
 from vitrarium.data.batch import Batch
 from vitrarium.data.module import DataModule
-from vitrarium.data.source import DataSource
+from vitrarium.data.source import DataSource, Split
 from vitrarium.models.classifier import TransparentClassifier
+from vitrarium.models.types import Output
 from vitrarium.train.callbacks import Interruption, Keeper, Selection
 from vitrarium.train.checks import check_recipe
 from vitrarium.train.events.base import Moment, Schedule, build_events
@@ -73,6 +74,7 @@ class Recipe:
         self.terms: nn.ModuleDict = build_terms(config["loss"], config["terms"], source)
         self.events = {name: build_events(stage["events"]) for name, stage in self.stages.items()}
         self.interruption = Interruption()
+        self._shared: tuple[tuple[int, str, int], dict[str, Any]] = ((-1, "", 0), {})
         self.checkpoint = folder / "checkpoints" / "last.ckpt"
         check_recipe(model, source, self.stages, self.terms, self.events, bool(config["train"]["features"]))
 
@@ -200,15 +202,35 @@ class Recipe:
     ) -> None:
         from vitrarium.train.interventions import TrainingDo
 
+        border = (number, schedule.when, count)
+        if self._shared[0] != border:
+            self._shared = (border, {})
         moment = Moment(
             self.model, self.source, self._clean, TrainingDo.of(self.stages[name]["do"]),
             derive(self.config["seed"], number, schedule.label, schedule.when, count), batch,
             (lambda key, value: self._note(name, key, value)) if task is None else task.log,
+            float(schedule.when == "end") if task is None else task.progress,
+            *self._place(schedule, name, count, task), self._examples, self._shared[1],
         )  # fmt: skip
         schedule.event.run(moment)
 
-    def _clean(self, split: str) -> Iterable[Batch]:
-        return self.data.loader(split)
+    def _place(
+        self, schedule: Schedule, name: str, count: int, task: Task | None
+    ) -> tuple[Sequence[tuple[Batch, Output]], int, float]:
+        """What the step has answered, the epoch, and how often the event runs in one."""
+        if task is None:
+            return (), 0, 1.0
+        if schedule.when == "epoch":
+            return (), count - 1, 1 / schedule.every
+        steps = task.steps // self.stages[name]["epochs"]
+        return task.answers, (count - 1) // steps, steps / schedule.every
+
+    def _clean(self, split: str, shard: bool = False) -> Iterable[Batch]:
+        return self.data.loader(split, shard=shard)
+
+    def _examples(self, split: str) -> Split:
+        # Where features stand in for images nothing was decoded, and few images are asked for.
+        return self.source.splits[split] if split in self.data.features else self.data.split(split)
 
     def _note(self, stage: str, key: str, value: float) -> None:
         for logger in build_loggers(self.folder, stage, False):

@@ -14,6 +14,7 @@ from vitrarium.configs.errors import UserError, closest
 from vitrarium.data.batch import Batch
 from vitrarium.eval.metrics import validation_metrics
 from vitrarium.models.classifier import TransparentClassifier
+from vitrarium.models.types import Output
 from vitrarium.train.interventions import TrainingDo
 from vitrarium.train.terms.base import Step
 
@@ -51,6 +52,8 @@ class Task(pl.LightningModule):
         self.batches = 0
         self.sums: dict[str, float] = {}
         self.counted = 0
+        # What step events may read: filled only if there are any, emptied after every optimiser step.
+        self.remembers, self.answers = False, list[tuple[Batch, Output]]()
         self.validation = nn.ModuleDict(validation_metrics(model))
         self._wants_input_gradient = any("input_gradient" in t.needs for t in terms.values())  # type: ignore[operator]
         self._freeze()
@@ -75,6 +78,11 @@ class Task(pl.LightningModule):
         """Logits (B, C)."""
         return self.model(x).logits
 
+    @property
+    def progress(self) -> float:
+        """Share of the stage that is done, in [0, 1]."""
+        return min(self.batches / (self.steps * self.settings["accumulate"]), 1.0)
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """The weighted sum of the terms; a term that is not finite stops training by its name."""
         # Dropout, random interventions and sampled evidence draw from the global state: step t always draws the same.
@@ -83,7 +91,7 @@ class Task(pl.LightningModule):
             batch.image.requires_grad_()
         output = self.model.on(batch, self.do(self.model, batch))
         views = [self.model(view, self.do(self.model, batch)) for view in batch.views]
-        step = Step(self.model, batch, output, views, self.batches / max(self.steps * self.settings["accumulate"], 1))
+        step = Step(self.model, batch, output, views, self.progress)
         total = output.logits.new_zeros(())
         for label, term in self.terms.items():
             loss = term(step)
@@ -92,6 +100,9 @@ class Task(pl.LightningModule):
         self.log("loss", total.detach(), prog_bar=True, logger=False)
         self.batches += 1
         self.counted += 1
+        if self.remembers:
+            seen = output.evidence.without_maps().detach()
+            self.answers.append((batch, Output(output.logits.detach(), seen)))
         return total
 
     def _note(self, label: str, loss: Tensor) -> None:

@@ -41,7 +41,7 @@ def test_calibrate_takes_training_quantiles(data):
         scores = np.concatenate([here.model(b.image).evidence.activations.numpy() for b in data[1].loader("train")])
     np.testing.assert_allclose(here.model.evidence.absent.numpy(), np.quantile(scores, 0.1, axis=0), rtol=1e-4)
     np.testing.assert_allclose(here.model.evidence.present.numpy(), np.quantile(scores, 0.8, axis=0), rtol=1e-4)
-    assert here.model.evidence.units.answer({"petal_colour": "red"})
+    assert here.model.evidence.units.read({"petal_colour": "red"}).truth
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -12,10 +12,26 @@ import torch
 from vitrarium.configs.errors import UserError, closest
 from vitrarium.configs.registry import Registry
 from vitrarium.data.batch import Batch
-from vitrarium.data.source import DataSource
+from vitrarium.data.source import DataSource, Split
 from vitrarium.models.classifier import TransparentClassifier
+from vitrarium.models.types import Output
 
-EVENTS = Registry("event", ["vitrarium.train.events.calibrate", "vitrarium.train.events.fit_readout"])
+EVENTS = Registry(
+    "event",
+    [
+        "vitrarium.train.events.calibrate",
+        "vitrarium.train.events.fit_readout",
+        "vitrarium.train.events.health",
+        "vitrarium.train.events.refit_readout",
+        "vitrarium.train.events.shrink",
+        "vitrarium.train.events.silence_unused",
+        "vitrarium.train.events.slots",
+        "vitrarium.train.events.project",
+        "vitrarium.train.events.prune_prototypes",
+        "vitrarium.train.events.drift",
+        "vitrarium.train.events.tree",
+    ],
+)
 
 WHEN = ("start", "end", "epoch", "step")
 
@@ -23,8 +39,8 @@ WHEN = ("start", "end", "epoch", "step")
 class Loaders(Protocol):
     """Gives a loader of a split: clean, in order, without augmentation."""
 
-    def __call__(self, split: str) -> Iterable[Batch]:
-        """Batches of "train" or "val"."""
+    def __call__(self, split: str, shard: bool = False) -> Iterable[Batch]:
+        """Batches of "train" or "val"; with ``shard`` the processes share the split, else each sees all of it."""
 
 
 @dataclass
@@ -39,6 +55,14 @@ class Moment:
         seed: for an event's own randomness; differs from moment to moment, the same after resuming.
         batch: the batch of the step that just ended; None at stage and epoch borders.
         log: ``log(name, value)`` to the run's loggers.
+        progress: share of the stage's epochs that is done, in [0, 1].
+        answers: what the optimiser step that just ended had seen and answered, one pair per accumulated batch, without
+            graph and maps: no event needs to run the model on the batch again. Empty at stage and epoch borders.
+        epoch: of the stage, from 0.
+        runs: how often this event runs in an epoch (less than 1 where epochs are left out).
+        examples: gives a split, for events that need single images of it; None = those of ``source``.
+        shared: what events at the same border leave for each other; empty at every border, so that resuming does not
+            depend on it.
     """
 
     model: TransparentClassifier
@@ -48,6 +72,16 @@ class Moment:
     seed: int
     batch: Batch | None = None
     log: Callable[[str, float], None] = lambda name, value: None
+    progress: float = 0.0
+    answers: Sequence[tuple[Batch, Output]] = ()
+    epoch: int = 0
+    runs: float = 1.0
+    examples: Callable[[str], Split] | None = None
+    shared: dict[str, Any] = field(default_factory=dict)
+
+    def split(self, name: str) -> Split:
+        """The images of "train" or "val", one by one and without augmentation."""
+        return self.source.splits[name] if self.examples is None else self.examples(name)
 
 
 class Event(ABC):
