@@ -12,6 +12,7 @@ import numpy as np
 
 from vitrarium.configs.errors import UserError
 from vitrarium.data.concepts import ConceptSet
+from vitrarium.data.corrections import read_corrections
 from vitrarium.data.preprocessing import Preprocessing
 
 DESCRIPTION = "vitrarium"
@@ -127,7 +128,8 @@ class OnnxModel:
 
         Args:
             image: a path, a PIL image, or an array (H, W, 3) uint8 or float in [0, 1].
-            do: corrections by name, for instance ``{"granularity": "yes"}``; categorical groups are set whole.
+            do: corrections by name, for instance ``{"granularity": "yes"}``; categorical groups are set whole. Units
+                can be silent or have a score, as in ``TransparentClassifier.predict``; places cannot be banned.
 
         Raises:
             UserError: an image that cannot be read, an unknown unit, an impossible value.
@@ -154,18 +156,31 @@ class OnnxModel:
 
     def _intervention(self, do: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """Answers by name as mask and values (M,): value = absent + truth (present - absent)."""
+        kind = self.description["units"]["kind"]
+        # Files of earlier versions do not say these two.
+        alive, gates = self.description.get("alive"), self.description.get("gates", False)
+        given = read_corrections(self._units, do, kind, alive, gates)
+        if given.confines:
+            raise UserError(
+                "an exported model takes no places where units may not look: it has inputs for images and values only",
+                "predict with the model folder itself, or set units",
+            )
         mask, truth = np.zeros(len(self.unit_names), bool), np.zeros(len(self.unit_names), np.float32)
-        for name, value in do.items():
-            for unit, answer in self._units.answer(name, value).items():
-                mask[unit], truth[unit] = True, answer
-        values = self._absent + truth * (self._present - self._absent)
+        for unit, value in given.values.items():
+            mask[unit], truth[unit] = True, value
+        # What is wholly absent or present needs only that one value; the other may be unknown.
+        between = self._absent + truth * (self._present - self._absent)
+        values = np.where(truth == 0, self._absent, np.where(truth == 1, self._present, between))
         unknown = np.flatnonzero(mask & np.isnan(values))
         if len(unknown):
+            end = {0.0: "absent", 1.0: "present"}.get(float(truth[unknown[0]]), "absent and present")
             raise UserError(
-                f"{self.description['units']['kind']} '{self.unit_names[unknown[0]]}' has no activation that stands "
-                "for absent and present",
-                "units need concepts as truth, or the event 'calibrate' in the recipe",
+                f"{kind} '{self.unit_names[unknown[0]]}' has no activation that stands for {end}",
+                "units need concepts as truth, or the event 'calibrate' in the recipe; "
+                "a plain number can be set as score:NUMBER",
             )
+        for unit, score in given.scores.items():
+            mask[unit], values[unit] = True, score
         return mask, np.where(mask, values, 0)
 
     def _confidence(self, ranked: np.ndarray) -> tuple[float, bool]:

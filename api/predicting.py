@@ -135,7 +135,7 @@ def predict_batches(
         if value is not None and value < 1:
             raise UserError(f"{name} is {value}", "give a whole number of at least 1")
     if do:
-        model.intervention(do)
+        model.evidence.read_corrections(do)
     if fold and model.deploy_report is None:
         model = model.deploy()
     return _batches(model, images, do, batch_size, workers or cores(), eager, strict, contributions)

@@ -15,14 +15,16 @@ from vitrarium.data.preprocessing import Preprocessing
 from vitrarium.models.abstention import Abstention
 from vitrarium.models.backbones.base import Backbone
 from vitrarium.models.evidence.base import EvidenceLayer
-from vitrarium.models.intervention import Intervention, from_answers
+from vitrarium.models.intervention import Intervention, from_corrections
 from vitrarium.models.prediction import Prediction, predict
 from vitrarium.models.readouts.base import Contributions, Readout
+from vitrarium.models.regions import Places
 from vitrarium.models.types import Evidence, Features, Output
 
 if TYPE_CHECKING:
     from vitrarium.models.backbones.weights import WeightReport
     from vitrarium.models.deploy import DeployReport
+    from vitrarium.models.prototypes.journal import Journal
 
 PARTS = ("backbone", "evidence", "readout")
 
@@ -48,10 +50,12 @@ class TransparentClassifier(nn.Module):
     Attributes:
         deploy_report: what was made simpler in a copy that :meth:`deploy` has made; None in every other model.
         start_report: what became of the weights of the run that it starts from; None without one.
+        journal: what people changed in it since it was trained; None if nobody did.
     """
 
     deploy_report: DeployReport | None = None
     start_report: WeightReport | None = None
+    journal: Journal | None = None
 
     def __init__(
         self,
@@ -112,19 +116,37 @@ class TransparentClassifier(nn.Module):
         named.update({name: list(module.parameters()) for name, module in self.auxiliary.items()})
         return named
 
-    def intervention(self, do: Mapping[str, Any], batch: int = 1) -> Intervention:
-        """Answers by name ({"granularity": "yes"}) as an intervention on ``batch`` images."""
-        return from_answers(self.evidence.units, self.evidence.units.answer(do), batch).to(self.evidence.alive.device)
+    def intervention(self, do: Mapping[str, Any], batch: int = 1, places: Places | None = None) -> Intervention:
+        """Corrections by name ({"granularity": "yes"}) as an intervention on ``batch`` images.
+
+        Args:
+            do: see :meth:`predict`.
+            batch: B.
+            places: where units look, ``Places.of(evidence, features)``; needed only where ``do`` bans a place.
+
+        Raises:
+            UserError: an unknown unit, an impossible value or box, a ban where units have no maps.
+        """
+        return from_corrections(self.evidence.units, self.evidence.read_corrections(do), batch, places)
+
+    def under(self, features: Features, do: Mapping[str, Any]) -> tuple[Output, Intervention]:
+        """What it answers to features under corrections by name, and these as an intervention."""
+        evidence = self.observe(features)
+        made = self.intervention(do, len(evidence), Places.of(evidence, features))
+        return self.answer(evidence, made, features), made
 
     def predict(self, image: Any, do: Mapping[str, Any] | None = None) -> Prediction:
         """Classify one image and say why.
 
         Args:
             image: a path, a PIL image, or an array (H, W, 3) uint8 or float in [0, 1].
-            do: corrections by name, for instance ``{"granularity": "yes"}``; categorical groups are set whole.
+            do: corrections by name: an answer (``{"granularity": "yes"}``; categorical groups are set whole),
+                ``"silent"``, an activation (``{"prototype_3": {"score": 0.8}}``) or a box where a unit may not look
+                (``{"prototype_3": {"ban": [left, top, right, bottom]}}`` in fractions of the image; "everywhere" in
+                place of a name is for all units).
 
         Raises:
-            UserError: an image that cannot be read, an unknown unit, an impossible value.
+            UserError: an image that cannot be read, an unknown unit, an impossible value or box.
         """
         return predict(self, image, do)
 

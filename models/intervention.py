@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from vitrarium.configs.errors import UserError
+
 if TYPE_CHECKING:
+    from vitrarium.data.corrections import Corrections
+    from vitrarium.models.regions import Places
     from vitrarium.models.units import UnitTable
 
 
@@ -55,12 +58,52 @@ def set_units(units: UnitTable, truth: Tensor, mask: Tensor) -> Intervention:
     known = ~torch.isnan(truth)
     absent, present = units.absent.to(truth), units.present.to(truth)
     values = absent + truth.nan_to_num(0.0) * (present - absent)
+    # What is wholly absent or present needs only that one value; the other may be unknown.
+    values = torch.where(truth == 0, absent, torch.where(truth == 1, present, values))
     return Intervention(mask & known, values)
 
 
-def from_answers(units: UnitTable, answers: Mapping[int, float], batch: int = 1) -> Intervention:
-    """The intervention of answers by unit position (see :meth:`UnitTable.answer`), for every row of a batch."""
-    truth = torch.full((batch, len(units)), float("nan"))
-    for unit, value in answers.items():
-        truth[:, unit] = value
-    return set_units(units, truth, ~torch.isnan(truth))
+def from_corrections(
+    units: UnitTable, given: Corrections, batch: int = 1, places: Places | None = None
+) -> Intervention:
+    """What :meth:`EvidenceLayer.read_corrections` has understood, as an intervention on every row of a batch.
+
+    Args:
+        units: the unit table.
+        given: what is set and banned.
+        batch: B.
+        places: where units look; needed where a place is banned.
+
+    Raises:
+        UserError: a ban without ``places``, a box that bans nothing.
+    """
+    count = len(units)
+    truth = torch.full((1, count), float("nan"))
+    for unit, value in given.values.items():
+        truth[0, unit] = value
+    made = set_units(units, truth.to(units.absent.device), ~torch.isnan(truth).to(units.absent.device))
+    for unit, score in given.scores.items():
+        made.mask[0, unit], made.values[0, unit] = True, score
+    region = _region(units, given, places)
+    return Intervention(
+        made.mask.expand(batch, -1),
+        made.values.expand(batch, -1),
+        None if region is None else region.to(made.values).expand(batch, -1, -1, -1),
+    )
+
+
+def _region(units: UnitTable, given: Corrections, places: Places | None) -> Tensor | None:
+    """(1, 1 or M, h', w') where units may look, 0 = banned; None if they may look everywhere."""
+    if not given.confines:
+        return None
+    if places is None:
+        raise UserError(
+            "a place is banned, and where units look is known only when the model has seen an image",
+            "give places=Places.of(evidence, features), or let predict do it",
+        )
+    region = places.allowed(given.everywhere)[None, None]
+    if given.bans:
+        region = region.repeat(1, len(units), 1, 1)
+        for unit, boxes in given.bans.items():
+            region[0, unit] *= places.allowed(boxes)
+    return region

@@ -33,7 +33,7 @@ class Prediction:
         units: activation by unit name, after corrections.
         contributions: by unit name, to the logit of ``label``.
         additive: whether contributions, remainder and bias add up to the logit.
-        corrected: names of the units that were set.
+        corrected: names of the units that were set or kept from a place; "everywhere" where all were kept from one.
     """
 
     label: str
@@ -65,7 +65,7 @@ class Predictions:
         units: (B, M) activations, after corrections.
         contributions: (B, M) to the logit of the class that is named; (B, 0) where they were not asked for.
         additive: whether contributions, remainder and bias add up to the logit.
-        corrected: names of the units that were set.
+        corrected: names of the units that were set or kept from a place; "everywhere" where all were kept from one.
     """
 
     class_names: tuple[str, ...]
@@ -112,15 +112,14 @@ def predict_batch(
     Args:
         model: any classifier of the zoo; it gets its modes back.
         pixels: (B, 3, H, W) in [0, 1], B >= 1, on the model's device.
-        do: corrections by name, for all images.
+        do: corrections by name, for all images; see :meth:`TransparentClassifier.predict`.
         contributions: whether to ask for them; for readouts that are not linear they cost a backward pass.
 
     Raises:
-        UserError: an unknown unit, an impossible value.
+        UserError: an unknown unit, an impossible value or box.
     """
     with evaluating(model):
-        intervention = model.intervention(do, len(pixels)) if do else None
-        output = model(pixels, intervention)
+        output = model.under(model.backbone(pixels), do)[0] if do else model(pixels)
         classes = output.logits.argmax(-1)
         given = model.contributions(output.evidence, classes) if contributions else None
     names = model.evidence.units.names
@@ -136,7 +135,7 @@ def predict_batch(
         units=_array(output.evidence.activations),
         contributions=np.zeros((len(sure), 0), np.float32) if given is None else _array(given.units),
         additive=given is not None and given.additive,
-        corrected=[] if intervention is None else [n for n, m in zip(names, intervention.mask[0], strict=True) if m],
+        corrected=model.evidence.read_corrections(do).told(names) if do else [],
     )
 
 

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vitrarium.configs.errors import UserError, closest
+from vitrarium.configs.errors import UserError
 from vitrarium.data.concepts import ConceptGroup, ConceptSet
+from vitrarium.data.corrections import Corrections, read_corrections
 
 Truth = Literal["concept", "keypoint", "none"]
 Probability = Literal["native", "calibrated", "none"]
@@ -77,27 +78,37 @@ class UnitTable:
         """(M,) int64: the group of each unit."""
         return torch.from_numpy(self.concepts.group_of)
 
-    def answer(self, answers: Mapping[str, Any]) -> dict[int, float]:
-        """Answers by name ("granularity": "yes") as unit position to truth in [0, 1].
+    def read(self, do: Mapping[str, Any], gates: bool = False) -> Corrections:
+        """Corrections by name ("granularity": "yes", "prototype_3": "silent"), understood and checked.
+
+        See :func:`~vitrarium.data.corrections.read_corrections` for what can be said, and for ``gates``.
 
         Raises:
-            UserError: unknown unit, impossible value, or units whose "absent" and "present" are not known.
+            UserError: an unknown unit, an impossible value, a unit that was pruned, or units whose "absent" or
+                "present" is needed and not known.
         """
-        known: dict[int, float] = {}
-        for name, value in answers.items():
-            for unit, truth in self.concepts.answer(name, value).items():
-                known[unit] = truth
-        self.require_values(list(known))
-        return known
+        found = read_corrections(self.concepts, do, self.kind, self.alive.tolist(), gates)
+        values = found.values
+        self.require_values([m for m, v in values.items() if v != 1], "absent")
+        self.require_values([m for m, v in values.items() if v != 0], "present")
+        return found
 
-    def require_values(self, units: list[int] | None = None) -> None:
-        """Refuse to set units for which nobody knows which activation means "absent" and which "present"."""
+    def require_values(self, units: list[int] | None = None, *ends: str) -> None:
+        """Refuse to set units for which nobody knows which activation means "absent" or "present".
+
+        Args:
+            units: their positions; None = all.
+            ends: which of the two is needed; none given = both.
+        """
         chosen = torch.arange(len(self)) if units is None else torch.tensor(units, dtype=torch.int64)
-        unknown = chosen[torch.isnan(self.absent[chosen]) | torch.isnan(self.present[chosen])]
+        ends = ends or ("absent", "present")
+        missing = torch.stack([torch.isnan(getattr(self, end)[chosen.to(self.absent.device)]) for end in ends])
+        unknown = chosen[missing.any(0).cpu()]
         if len(unknown):
             raise UserError(
-                f"{self.kind} '{self.names[int(unknown[0])]}' has no activation that stands for absent and present",
-                "units need concepts as truth, or the event 'calibrate' in the recipe",
+                f"{self.kind} '{self.names[int(unknown[0])]}' has no activation that stands for {' and '.join(ends)}",
+                "units need concepts as truth, or the event 'calibrate' in the recipe; "
+                "a plain number can be set as score:NUMBER",
             )
 
     def require(self, **wanted: str) -> None:
@@ -107,13 +118,14 @@ class UnitTable:
             >>> UnitTable.anonymous("channel", 2).require(truth="concept")
             Traceback (most recent call last):
             ...
-            vitrarium.configs.errors.UserError: channel units have no concept as truth; ...
+            vitrarium.configs.errors.UserError: channel units have no concept as truth: nobody can say ...
         """
         for what, value in wanted.items():
             if what == "truth" and self.truth != value:
                 raise UserError(
-                    f"{self.kind} units have no {value} as truth",
-                    "choose a model whose units are annotated concepts",
+                    f"{self.kind} units have no {value} as truth: nobody can say what they should have been",
+                    "choose a model whose units are annotated concepts, or change units by hand: "
+                    f"--do {self.names[0]}=silent",
                 )
             if what == "probability" and self.probability == "none":
                 raise UserError(f"{self.kind} units have no probability", "choose another policy, such as 'random'")
@@ -127,8 +139,3 @@ class UnitTable:
             "names": list(self.names),
             **ConceptSet(self.groups).to_dict(),
         }
-
-
-def unknown_unit(name: str, units: UnitTable) -> UserError:
-    """The refusal of a unit name that does not exist."""
-    return UserError(f"unknown {units.kind} '{name}'", closest(name, [g.name for g in units.groups]))

@@ -99,6 +99,22 @@ def test_names_are_printed_as_they_are(tiny_run, picture, capsysbinary):
     assert os.fsencode(table) in printed("-o", str(table))
 
 
+def test_predict_under_bans_scores_and_silence(tiny_run, picture, capsys):
+    def said(*corrections):
+        asked = [part for correction in corrections for part in ("--do", correction)]
+        assert main(["predict", str(tiny_run.folder), str(picture), "--json", *asked]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    found = said("thorns=silent", "petal_colour=red=score:0.3")
+    assert found["units"]["thorns"] == 0.0
+    assert found["units"]["petal_colour=red"] == pytest.approx(0.3)
+    assert found["corrected"] == ["petal_colour=red", "thorns"]
+    twice = said("everywhere=ban:0,0,0.5,1", "everywhere=ban:0.5,0,1,0.5")
+    assert twice["corrected"] == ["everywhere"]
+    assert twice == said("everywhere=ban:0,0,0.5,1+0.5,0,1,0.5")
+    assert twice["units"] != said("everywhere=ban:0,0,0.5,1")["units"]
+
+
 @pytest.mark.parametrize("ending", ["png", "html", "json"])
 def test_explain(ending, tiny_run, picture, tmp_path, capsys):
     out = tmp_path / f"why.{ending}"
@@ -132,6 +148,10 @@ class TestRefusals:
         assert "did you mean 'petal_colour'" in refused(capsys, "predict", run, picture, "--do", "petal_color=red")
         assert "cannot be 'mauve'" in refused(capsys, "predict", run, picture, "--do", "petal_colour=mauve")
         assert "is no correction" in refused(capsys, "predict", run, picture, "--do", "red")
+        box = ("predict", run, picture, "--do", "thorns=ban:0,0,0.5,0.5")
+        assert "is set and also kept" not in refused(capsys, *box[:3], "--do", "thorns=ban:0.5,0,0.2,1")
+        assert "set twice" in refused(capsys, *box, "--do", "thorns=yes")
+        assert "would ban nothing" in refused(capsys, *box[:3], "--do", "thorns=ban:0,0,0.01,0.01")
         assert "did you mean" in refused(capsys, "explain", run, picture, "--against", "firebow")
         assert "did you mean 'random'" in refused(capsys, "intervene", run, "--policy", "randon")
         assert ".pdf" in refused(capsys, "explain", run, picture, "-o", "why.pdf")

@@ -147,6 +147,8 @@ class TestOnnxModel:
             ({"petal_color": "red"}, "did you mean 'petal_colour'"),
             ({"petal_colour": "mauve"}, "cannot be 'mauve'"),
             ({"petal_colour=red": "no"}, "leaves open"),
+            ({"everywhere": {"ban": [0, 0, 0.5, 0.5]}}, "no places where units may not look"),
+            ({"petal_colour=red": {"scor": 0.3}}, "did you mean 'score'"),
         ):
             with pytest.raises(vt.UserError, match=said):
                 model.predict(picture, do)
@@ -154,6 +156,14 @@ class TestOnnxModel:
             model.predict("none.png")
         with pytest.raises(vt.UserError, match=r"shape \(B, 3, 8, 8\), the model takes \(B, 3, 32, 32\)"):
             model(np.zeros((1, 3, 8, 8), np.float32))
+
+    def test_silence_and_scores_are_those_of_the_model(self, onnx_file, model, picture):
+        do = {"petal_colour=red": {"score": 0.3}, "thorns": "silent"}
+        said, wanted = vt.OnnxModel(onnx_file).predict(picture, do), model.predict(picture, do)
+        assert said.corrected == wanted.corrected == ["petal_colour=red", "thorns"]
+        assert said.units["petal_colour=red"] == pytest.approx(0.3)
+        assert said.units["thorns"] == 0.0
+        assert said.probabilities == pytest.approx(wanted.probabilities, abs=1e-5)
 
     def test_units_that_nobody_has_named(self, picture, tmp_path):
         from vitrarium.data.preprocessing import Preprocessing
@@ -163,8 +173,12 @@ class TestOnnxModel:
         box = build(spec, ("a", "b"), None, Preprocessing(16), seed=0).eval()
         model = vt.OnnxModel(export_model(box, tmp_path / "box.onnx").path)
         assert model.predict(picture).label == box.predict(picture).label
-        with pytest.raises(vt.UserError, match="channel 'channel_1' has no activation that stands for absent"):
+        with pytest.raises(vt.UserError, match="channel 'channel_1' has no activation that stands for present"):
             model.predict(picture, do={"channel_1": "yes"})
+        do = {"channel_1": {"score": 2.5}}
+        assert model.predict(picture, do).probabilities == pytest.approx(
+            box.predict(picture, do).probabilities, abs=1e-5
+        )
 
     def test_refuses_other_files(self, onnx_file, tmp_path, monkeypatch):
         with pytest.raises(vt.UserError, match="there is no file"):

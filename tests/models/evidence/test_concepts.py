@@ -110,4 +110,4 @@ def test_truth_becomes_the_values_that_stand_for_it():
 
 def test_uncalibrated_scores_cannot_be_set():
     with pytest.raises(UserError, match="calibrate"):
-        layer(activation="logit").units.answer({"a": "x"})
+        layer(activation="logit").units.read({"a": "x"})
