@@ -71,6 +71,17 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def stacked(pictures: list[bytes]) -> bytes:
+    """PNG files of one width as one, below each other."""
+    images = [Image.open(io.BytesIO(content)).convert("RGB") for content in pictures]
+    whole = Image.new("RGB", (max(i.width for i in images), sum(i.height for i in images)), "white")
+    top = 0
+    for image in images:
+        whole.paste(image, (0, top))
+        top += image.height
+    return png(np.asarray(whole))
+
+
 def smaller(png: bytes, width: int = 1240) -> bytes:
     """A picture no wider than ``width`` pixels with at most 256 colours: a page with many of them stays small."""
     with Image.open(io.BytesIO(png)) as opened:

@@ -6,11 +6,16 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vitrarium.configs.errors import UserError
+from vitrarium.data.corrections import Box
+from vitrarium.eval.explanations.patches import Match, Source
+
+if TYPE_CHECKING:
+    from vitrarium.eval.explanations.tree import Walk
 
 
 @dataclass
@@ -71,6 +76,9 @@ class Reason:
         share: contribution to the two classes; of a group the sum over its members.
         corrected: whether a person set it.
         map: (h, w) where the unit (of a group: its chosen member) responds, at the model's own resolution; or None.
+        bans: boxes where a person forbade it to look.
+        match: where its prototype was found in the image; None where units are no prototypes, and of lines not shown.
+        source: the training patch that this prototype was taken from; None if it was taken from none.
     """
 
     name: str
@@ -79,11 +87,19 @@ class Reason:
     share: Share
     corrected: bool = False
     map: np.ndarray | None = None
+    bans: tuple[Box, ...] = ()
+    match: Match | None = None
+    source: Source | None = None
 
     @property
     def title(self) -> str:
         """The name in words."""
         return self.name.replace("_", " ")
+
+    @property
+    def changed(self) -> bool:
+        """Whether a person did anything to it."""
+        return self.corrected or bool(self.bans)
 
 
 @dataclass
@@ -127,6 +143,8 @@ class Explanation:
         before: class and its probability before corrections, or None if nothing was corrected.
         image: (H, W, 3) uint8, as the model saw it.
         abstained: its confidence and the threshold below which the model does not answer; None where it answers.
+        bans: boxes where a person forbade all units to look.
+        walk: the path through the tree, where the readout is one.
     """
 
     label: str
@@ -147,16 +165,18 @@ class Explanation:
     image: np.ndarray
     before: tuple[str, float] | None = None
     abstained: tuple[float, float] | None = None
+    bans: tuple[Box, ...] = ()
+    walk: Walk | None = None
 
     @property
     def shown(self) -> list[Reason]:
-        """The ``top`` reasons, and those that a person set."""
-        return [r for place, r in enumerate(self.reasons) if place < self.top or r.corrected]
+        """The ``top`` reasons, and those that a person changed."""
+        return [r for place, r in enumerate(self.reasons) if place < self.top or r.changed]
 
     @property
     def others(self) -> list[Reason]:
         """The reasons that are not shown one by one."""
-        return [r for place, r in enumerate(self.reasons) if place >= self.top and not r.corrected]
+        return [r for place, r in enumerate(self.reasons) if place >= self.top and not r.changed]
 
     def ledger(self) -> list[Entry]:
         """From the constants to the logits, line by line.
@@ -182,6 +202,11 @@ class Explanation:
     def units_take_part(self) -> bool:
         """False where units stand beside the decision (concepts that the readout never sees)."""
         return any(u.share.label or u.share.rival for u in self.units)
+
+    @property
+    def looks(self) -> list[Entry]:
+        """The lines that say what looked like what."""
+        return [x for x in self.ledger() if x.reason is not None and x.reason.match is not None]
 
     @property
     def corrected(self) -> list[Reason]:

@@ -11,8 +11,11 @@ import numpy as np
 
 from vitrarium.configs.errors import UserError
 from vitrarium.configs.files import write_bytes
+from vitrarium.data.corrections import Box
 from vitrarium.eval.explanations import heat
+from vitrarium.eval.explanations.patches import Match, Source
 from vitrarium.eval.explanations.reasons import Explanation, Reason, Share, Unit
+from vitrarium.eval.explanations.tree import Walk
 
 SUFFIXES = (".png", ".html", ".json")
 
@@ -78,6 +81,8 @@ def to_dict(e: Explanation) -> dict[str, Any]:
         "has_remainder": e.has_remainder,
         "top": e.top,
         "image": heat.data_address(heat.png(e.image)),
+        "bans": [list(box) for box in e.bans],
+        "walk": None if e.walk is None else e.walk.to_dict(),
     }
 
 
@@ -87,6 +92,9 @@ def _reason(r: Reason) -> dict[str, Any]:
         **{k: getattr(r, k) for k in ("name", "value", "probability", "corrected")},
         **r.share.to_dict(),
         "map": None if r.map is None else np.asarray(r.map, dtype=np.float64).tolist(),
+        "bans": [list(box) for box in r.bans],
+        "match": None if r.match is None else r.match.to_dict(),
+        "source": None if r.source is None else r.source.to_dict(),
     }
 
 
@@ -96,7 +104,10 @@ def from_dict(data: Mapping[str, Any]) -> Explanation:
     def share(of: Mapping[str, Any]) -> Share:
         return Share(float(of["label"]), float(of["rival"]))
 
-    # Files of earlier versions say nothing of abstaining.
+    def boxes(of: Mapping[str, Any]) -> tuple[Box, ...]:
+        return tuple((box[0], box[1], box[2], box[3]) for box in of.get("bans", []))
+
+    # Files of earlier versions say nothing of abstaining, of places, and of what prototypes look like.
     before, withheld = data["before"], data.get("abstained")
     plain = {k: data[k] for k in ("label", "rival", "asked", "additive", "kind", "named", "has_remainder", "top")}
     shares: dict[str, Any] = {k: share(data[k]) for k in ("logit", "remainder", "bias", "unexplained")}
@@ -109,6 +120,9 @@ def from_dict(data: Mapping[str, Any]) -> Explanation:
                 **{k: r[k] for k in ("name", "value", "probability", "corrected")},
                 share=share(r),
                 map=None if r["map"] is None else np.asarray(r["map"], dtype=np.float32),
+                bans=boxes(r),
+                match=Match.from_dict(r.get("match")),
+                source=Source.from_dict(r.get("source")),
             )
             for r in data["reasons"]
         ],
@@ -119,6 +133,8 @@ def from_dict(data: Mapping[str, Any]) -> Explanation:
         before=None if before is None else (before["label"], before["probability"]),
         abstained=None if withheld is None else (withheld["confidence"], withheld["threshold"]),
         image=heat.from_data_address(data["image"]),
+        bans=boxes(data),
+        walk=Walk.from_dict(data["walk"]) if data.get("walk") else None,
     )
 
 

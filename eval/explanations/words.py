@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from vitrarium.eval.explanations.reasons import Explanation, Reason
+from vitrarium.data.corrections import Box
+from vitrarium.eval.explanations.reasons import Entry, Explanation, Reason
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -31,7 +32,9 @@ def percent(probability: float) -> str:
 
 def state(reason: Reason) -> str:
     """A reason as a clause: "granule colour is pink", "thorns is absent", "channel 7 responds with 0.83"."""
-    if reason.probability is None:
+    if reason.value == "silent":
+        clause = f"{reason.title} is silent"
+    elif reason.probability is None:
         clause = f"{reason.title} responds with {reason.value}"
     else:
         clause = f"{reason.title} is {({'yes': 'present', 'no': 'absent'}).get(reason.value, reason.value)}"
@@ -59,6 +62,8 @@ def sentence(explanation: Explanation, most: int = 3) -> str:
     against = [r for r in e.reasons if r.share.difference < 0]
     if not e.named:
         names = joined([f"{r.title} ({signed(r.share.difference, digits)})" for r in speak_for[:most]] or ["no unit"])
+        if any(r.source for r in speak_for[:most]):
+            return f"{start}, carried mostly by {names}; what each of these looks like is shown by its training patch."
         return (
             f"{start}, carried mostly by {names}; the {e.kind}s of this model have no names, so this says where it "
             "looked and how much that weighed, not what it saw."
@@ -110,12 +115,61 @@ def units_words(explanation: Explanation) -> str:
             f"The {e.kind}s below are predicted beside the class: the decision never sees them, so they cannot be its "
             "reasons, and correcting them changes nothing."
         )
+    if not e.named and e.looks:
+        return prototype_words(e)
     if not e.named:
         return (
             f"The units are anonymous {e.kind}s: nobody has given them a meaning. Lines and maps show which of them "
             "weighed most and where they responded, not what they stand for."
         )
     return ""
+
+
+def prototype_words(explanation: Explanation) -> str:
+    """What a reader must know about units that are patches."""
+    e = explanation
+    reasons = [x.reason for x in e.looks if x.reason is not None]
+    missing = sum(r.source is None for r in reasons)
+    said = (
+        f"{e.kind.capitalize()}s have no names: what one stands for is shown by the training patch it was taken from."
+    )
+    if missing == len(reasons):
+        said = (
+            f"The {e.kind}s of this model were not projected: no picture shows what they stand for, "
+            "only where they responded."
+        )
+    elif missing:
+        said += f" {missing} of the {len(reasons)} shown were not projected and have none."
+    if any(r.source is not None and not r.source.current for r in reasons):
+        said += " Weights changed since the pictures were taken: they may be stale, and drift must be measured anew."
+    return said
+
+
+def look_words(explanation: Explanation, entry: Entry) -> list[str]:
+    """What one prototype found, what that adds, and how far picture and box can be believed; one statement a line."""
+    reason = entry.reason
+    assert reason is not None
+    assert reason.match is not None
+    match, share, running = reason.match, entry.share, entry.running
+    saw = "may look nowhere" if match.similarity is None else f"similarity {plain(match.similarity)}"
+    if reason.corrected:
+        saw += ", made silent" if reason.value == "silent" else f", set to {reason.value}"
+    before, claim = plain(running.label - share.label), match.claim
+    if match.holds is None:
+        banned = bool(explanation.bans or reason.bans)
+        claim += " while a place is banned" if banned else ": an empty image is as similar"
+    return [
+        saw,
+        f"adds {signed(share.label)} to {explanation.label}: {before} → {plain(running.label)}",
+        reason.source.state if reason.source else "not projected: no picture",
+        claim,
+    ]
+
+
+def box_words(box: Box) -> str:
+    """A box as people say it: "across 10-50 %, down 20-60 %"."""
+    left, top, right, bottom = (round(100 * edge) for edge in box)
+    return f"across {left}\N{EN DASH}{right} %, down {top}\N{EN DASH}{bottom} %"
 
 
 def map_title(explanation: Explanation) -> str:
@@ -156,7 +210,10 @@ def correction_words(explanation: Explanation) -> str:
     e = explanation
     if e.before is None:
         return ""
-    set_to = joined([f"{r.title} = {r.value}" for r in e.corrected])
+    done = [f"{r.title} = {r.value}" for r in e.corrected]
+    done += [f"{r.title} may not look at {joined([box_words(b) for b in r.bans])}" for r in e.reasons if r.bans]
+    if e.bans:
+        done.append(f"no {e.kind} may look at {joined([box_words(box) for box in e.bans])}")
     label, probability = e.before
     same = "the same class" if label == e.label else label
-    return f"Corrected by hand: {set_to}. Before that the model said {same} ({percent(probability)})."
+    return f"Corrected by hand: {joined(done)}. Before that the model said {same} ({percent(probability)})."
