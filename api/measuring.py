@@ -29,7 +29,6 @@ def evaluate_run(run: Run, split: str = "test") -> Evaluation:
     part = run.source.splits[split]
 
     def batches(name: str, degradation: str | None) -> Iterable[Batch]:
-        # Maps, masks and keypoints are not measured here: batches without them load faster.
         return data.loader(name, degrade=degradation or "clean")
 
     evaluation = evaluate(
@@ -42,6 +41,7 @@ def evaluate_run(run: Run, split: str = "test") -> Evaluation:
         trials=settings["trials"],
         leaked=part.leaked,
         second=part.second_truth,
+        parts=run.source.part_names,
         bootstrap=settings["bootstrap"],
     )
     changed = run.other_data()

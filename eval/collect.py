@@ -61,6 +61,7 @@ def collect(
     loader: Iterable[Batch],
     device: torch.device | str | None = None,
     progress: Callable[[int], None] | None = None,
+    watch: Callable[[Output, Batch], None] | None = None,
 ) -> Collected:
     """Run the model once over a loader and keep everything but maps and features.
 
@@ -69,6 +70,8 @@ def collect(
         loader: batches of one split, in any order.
         device: where to run; default: where the model is. Given, the model is moved there and stays.
         progress: called after each batch with the number of images seen so far.
+        watch: called with each answer, its maps and features still there, and its batch, which lies where the model
+            does and has positions.
 
     Raises:
         UserError: no image at all, or a model that answers NaN or infinity.
@@ -80,8 +83,13 @@ def collect(
     seen = 0
     with evaluating(model):
         for batch in loader:
-            output = model.on(batch.to(at, non_blocking=True))
-            parts.append(_keep(output, batch, seen))
+            if batch.index is None:
+                batch = replace(batch, index=torch.arange(seen, seen + len(batch)))
+            batch = batch.to(at, non_blocking=True)
+            output = model.on(batch)
+            parts.append(_keep(output, batch))
+            if watch is not None:
+                watch(output, batch)
             seen += len(batch)
             if progress is not None:
                 progress(seen)
@@ -137,15 +145,15 @@ def chunks(count: int, size: int) -> list[slice]:
     return [slice(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _keep(output: Output, batch: Batch, seen: int) -> Collected:
+def _keep(output: Output, batch: Batch) -> Collected:
     """The part of one batch that is kept, on the CPU."""
-    index = torch.arange(seen, seen + len(batch)) if batch.index is None else batch.index.cpu()
+    assert batch.index is not None
     return Collected(
         evidence=output.evidence.without_maps().map_tensors(lambda tensor, dim: tensor.detach().cpu()),
         logits=output.logits.detach().float().cpu(),
         labels=batch.label.cpu(),
         concepts=None if batch.concepts is None else batch.concepts.cpu(),
-        index=index,
+        index=batch.index.cpu(),
         image_shape=tuple(batch.image.shape[1:]),  # type: ignore[arg-type]
     )
 

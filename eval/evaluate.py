@@ -18,6 +18,7 @@ from vitrarium.eval.interventions import POLICIES, Curve, Policy, annotator, plo
 from vitrarium.eval.metrics.base import METRICS
 from vitrarium.eval.metrics.human import human_agreement
 from vitrarium.eval.metrics.resampling import Bootstrap, Interval
+from vitrarium.eval.parts import PartsWatch
 from vitrarium.eval.records import Record, write_records, write_table
 from vitrarium.eval.risk_coverage import COLUMNS as RISK_COLUMNS
 from vitrarium.eval.risk_coverage import RiskCurve, curve_rows, plot_risk_coverage, selective_records
@@ -29,6 +30,7 @@ from vitrarium.eval.scorecard import (
     intervention_records,
     task_records,
 )
+from vitrarium.eval.sizes import size_records
 from vitrarium.models.classifier import TransparentClassifier
 
 CURVE_COLUMNS = (
@@ -132,15 +134,17 @@ def evaluate(
     trials: int = 10,
     leaked: np.ndarray | Tensor | None = None,
     second: np.ndarray | Tensor | None = None,
+    parts: Sequence[str] = (),
     bootstrap: int = 1000,
     device: torch.device | str | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> Evaluation:
-    """Measure a model on a split: task, calibration, concepts, interventions, compactness, cost.
+    """Measure a model on a split: task, calibration, concepts, interventions, parts, compactness, cost.
 
     Scopes: "all"; "without duplicates"; one per degradation; "second annotator" (the images that one saw, corrected by
-    his or her answers); "class:NAME"; "concept:NAME" (a group or a single concept). What a model has not, is not
-    measured: a black box has no concept and no intervention records.
+    his or her answers); "class:NAME"; "concept:NAME" (a group or a single concept); "floor: ..." (what prototypes are
+    held against, see :mod:`vitrarium.eval.floors`). What a model has not, is not measured: a black box has no concept
+    and no intervention records.
 
     Args:
         model: any classifier of the zoo.
@@ -152,6 +156,7 @@ def evaluate(
         trials: random orders per policy with chance.
         leaked: (split size,) bool by position in the split: exact duplicates of images in other splits.
         second: (split size, K) answers of a second annotator by position in the split, NaN where there is none.
+        parts: names of the annotated parts.
         bootstrap: resamples of the intervals; 0 = none.
         device: where to run; default: where the model is.
         progress: called with the scope and the number of images seen.
@@ -161,12 +166,15 @@ def evaluate(
     """
     card = Scorecard(model, identity, split)
     chosen = _policies(policies)
-    collected = _collect(card, loader_for, None, device, progress)
+    watch = PartsWatch(card, lambda name: loader_for(name, None), parts)
+    collected = _collect(card, loader_for, None, device, progress, watch)
     fitting = _fitting(card, chosen, collected)
     boot = Bootstrap(len(collected), bootstrap)
     _measure(card, "all", collected, fitting, boot, trials)
     classes, concepts = class_rows(card, collected, boot), concept_rows(card, collected, boot)
-    _compactness_and_cost(card, collected, boot)
+    watch.file(bootstrap)
+    size_records(card, collected, boot)
+    _cost(card, collected)
     if leaked is not None:
         kept = ~torch.as_tensor(_by_position(leaked, collected, "leaked")).bool()
         if not bool(kept.all()):
@@ -204,10 +212,11 @@ def _collect(
     degradation: str | None,
     device: torch.device | str | None,
     progress: Callable[[str, int], None] | None,
+    watch: PartsWatch | None = None,
 ) -> Collected:
     scope = degradation or "all"
     tell = None if progress is None else lambda seen: progress(scope, seen)
-    return collect(card.model, loader_for(card.split, degradation), device, tell)
+    return collect(card.model, loader_for(card.split, degradation), device, tell, watch)
 
 
 def _fitting(card: Scorecard, policies: Mapping[str, Policy], collected: Collected) -> dict[str, Policy]:
@@ -243,10 +252,7 @@ def _measure(
     intervention_records(card, scope, collected, policies, None, boot, trials)
 
 
-def _compactness_and_cost(card: Scorecard, collected: Collected, boot: Bootstrap) -> None:
-    size = METRICS.build("explanation_size")
-    each = size.each(card.model, collected.evidence, collected.logits)
-    card.add("explanation_size", "all", each.mean(), boot.of_mean(each), {**size.choices, **boot.choices})
+def _cost(card: Scorecard, collected: Collected) -> None:
     card.add("parameters", "all", METRICS.build("parameters").of(card.model))
     for batch, repeats in LATENCY_BATCHES.items():
         latency = METRICS.build({"name": "latency_ms", "batch": batch, "repeats": repeats})

@@ -15,6 +15,9 @@ Category = Literal[
     "task", "concept", "intervention", "compactness", "faithfulness", "alignment", "stability", "robustness", "cost"
 ]
 
+FLOORS = {"floor: random patches": "random patches", "floor: channels": "raw channels"}
+"""Scopes of what prototypes are held against, and their names for people."""
+
 
 @dataclass
 class Record:
@@ -27,7 +30,7 @@ class Record:
         data: registered name of the data set.
         split: "train", "val" or "test".
         scope: "all", or the part of the split it is about: "class:NAME", "concept:NAME", "without duplicates", or the
-            name of a degradation ("grey").
+            name of a degradation ("grey"), or one of ``FLOORS``.
         seed: of the run.
         category: what kind of quality it measures.
         metric: plain name ("concept_accuracy").

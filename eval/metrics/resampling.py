@@ -25,7 +25,7 @@ NO_INTERVAL = Interval(float("nan"), float("nan"))
 
 
 class Bootstrap:
-    """Percentile intervals over images (Efron, The Annals of Statistics 1979).
+    """Percentile intervals over images, or over whatever else is averaged (Efron, The Annals of Statistics 1979).
 
     A resample of N images with replacement is the vector of how often each image was drawn. These counts are drawn once
     and used for every metric, so differences between metrics are paired; and a metric that is a function of sums over
@@ -36,16 +36,19 @@ class Bootstrap:
         samples: S resamples; 0 gives no intervals.
         seed: of the resamples.
         level: share of the resamples inside the interval.
+        over: what the N are, for records.
 
     Note:
         The percentile interval of a biased statistic (a calibration error is never negative) is shifted as the
         statistic is, and need not contain the value.
     """
 
-    def __init__(self, images: int, samples: int = 1000, seed: int = 0, level: float = 0.95) -> None:
+    def __init__(
+        self, images: int, samples: int = 1000, seed: int = 0, level: float = 0.95, over: str = "images"
+    ) -> None:
         if samples < 0 or not 0 < level < 1:
             raise UserError(f"bootstrap with samples={samples}, level={level}", "samples >= 0 and 0 < level < 1")
-        self.images, self.samples, self.seed, self.level = images, samples, seed, level
+        self.images, self.samples, self.seed, self.level, self.over = images, samples, seed, level, over
         # 16 bits: an image can be drawn at most N times, and for large N practically never more than 20 times.
         self._counts = self._draw()
 
@@ -60,7 +63,7 @@ class Bootstrap:
     @property
     def choices(self) -> dict[str, Any]:
         """How intervals are made, for records."""
-        return {"interval": f"{100 * self.level:g} % percentile bootstrap over images, {self.samples} resamples"}
+        return {"interval": f"{100 * self.level:g} % percentile bootstrap over {self.over}, {self.samples} resamples"}
 
     def counts(self) -> Iterator[Tensor]:
         """The counts (s, N) as float32, a few resamples at a time so that memory stays bounded."""

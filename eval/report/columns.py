@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from vitrarium.eval.records import Record
+from vitrarium.eval.records import FLOORS, Record
 from vitrarium.eval.report.numbers import Kind
 from vitrarium.eval.report.runs import RunResults
 
@@ -88,6 +88,10 @@ COLUMNS: tuple[Column, ...] = (
         where=RANDOM,
     ),
     Column("explanation_size", "Explanation size", "explanation_size", "number", "lower", explains=True),
+    Column("consistency", "Consistency", "consistency", "share", "higher", explains=True),
+    Column("purity", "Purity", "purity", "share", "higher", explains=True),
+    Column("stability", "Stability", "stability", "share", "higher", explains=True),
+    Column("local_size", "Local size", "local_size", "number", "lower"),
     Column("training_minutes", "Training", "", "minutes", "lower"),
     Column("latency_ms", "Time per image", "latency_ms", "milliseconds", "lower", where={"batch": 1}),
     Column("balanced_accuracy", "Balanced accuracy", "balanced_accuracy", "share", "higher", main=False),
@@ -109,7 +113,32 @@ COLUMNS: tuple[Column, ...] = (
     Column("coverage_at_threshold", "Answered", "coverage_at_threshold", "share", "higher", main=False),
     Column("risk_at_threshold", "Errors among the answered", "risk_at_threshold", "share", "lower", main=False),
     Column("parameters", "Parameters", "parameters", "count", "lower", main=False),
+    Column("global_size", "Units in use", "global_size", "count", "lower", main=False),
+    Column("head_sparsity", "Weights that are 0", "head_sparsity", "share", "higher", main=False),
+    Column("path_length", "Questions asked", "path_length", "number", "lower", main=False),
+    Column("consistency_top", "Consistency, top images", "consistency@top", "share", "higher", main=False),
+    Column("localisation", "Points at the object", "part_localisation@pointing", "share", "higher", main=False),
+    Column("localisation_top", "Strongest 5 % on it", "part_localisation@top", "share", "higher", main=False),
+    Column("localisation_energy", "Map on the object", "part_localisation@energy", "share", "higher", main=False),
 )
+
+# What is measured of units on data with annotated parts, also of the floors that prototypes are held against.
+LOOKING = ("consistency", "consistency_top", "purity", "stability", "localisation")
+SIZES = ("global_size", "local_size", "head_sparsity", "path_length")
+
+
+def floor_key(key: str, scope: str) -> str:
+    """The key of a column in the scope of a floor ("purity_random_patches")."""
+    return f"{key}_{FLOORS[scope].replace(' ', '_')}"
+
+
+COLUMNS += tuple(
+    replace(column, key=floor_key(column.key, scope), title=f"{column.title} of {name}", better="", explains=False,
+            main=False, scope=scope)
+    for scope, name in FLOORS.items()
+    for column in COLUMNS
+    if column.key in LOOKING
+)  # fmt: skip
 
 # Metrics that the columns above stand for, or that need no column of their own.
 KNOWN = {c.metric for c in COLUMNS} | {

@@ -74,6 +74,43 @@ GLOSSARY: tuple[Entry, ...] = (
         "For a black box the statements are channels that have no name, so a small number there explains nothing.",
     ),
     Entry(
+        "Unit, prototype",
+        "A unit is what a model counts in when it decides: a concept, a prototype (a part it has learnt to look for, "
+        "shown as a patch of a training image), or a channel of a black box.",
+    ),
+    Entry(
+        "Consistency",
+        "The share of units that look at the same part of the object, the disc of the flower say, in at least 80 % of "
+        "their images. A unit that looks at a leaf here and at the sky there cannot be described in words. Their "
+        "images are those of the class that a unit belongs to; one that belongs to none is judged by the 50 images in "
+        "which it is most active. “Top images” judges all units that second way, so that they can be compared.",
+    ),
+    Entry(
+        "Purity",
+        "Of the ten images in which a unit is most active, the share in which the small patch it looks at shows one "
+        "and the same part; averaged over units. 100 % means that every unit stands for one part.",
+    ),
+    Entry(
+        "Stability",
+        "The share of images in which a unit still looks at the same parts after a little noise, too weak to notice, "
+        "was added to the image.",
+    ),
+    Entry(
+        "Points at the object",
+        "How often the place a unit looks at lies on the object and not on the background.",
+    ),
+    Entry(
+        "Random patches, raw channels",
+        "Two floors under the same trained network: patches drawn by chance in place of the prototypes, and the "
+        "channels of the network as they are. Prototypes that are no better than these have learnt nothing about "
+        "parts.",
+    ),
+    Entry(
+        "Local size, units in use",
+        "How many units say anything for or against the class that one image is given, and how many the whole model "
+        "has. Fewer are easier to check.",
+    ),
+    Entry(
         "Calibration error",
         "Whether confidence can be taken at its word: of all answers given with 90 % confidence, nine in ten should be "
         "right. The number is the mean gap between confidence and truth; lower is better.",

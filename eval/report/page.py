@@ -10,6 +10,7 @@ from vitrarium.eval.report import tables
 from vitrarium.eval.report.breakdown import by_class, by_concept, by_condition
 from vitrarium.eval.report.curves import policy_title, scope_title
 from vitrarium.eval.report.glossary import GLOSSARY
+from vitrarium.eval.report.looking import units_table
 from vitrarium.eval.report.plots import legend_note
 from vitrarium.eval.report.protocol import protocol
 from vitrarium.eval.report.ranks import rank
@@ -90,6 +91,7 @@ def _chapter(comparison: Comparison, data: str, figures: Sequence[Figure], palet
         "curves": _scopes([f for f in own if f.curves]),
         "risks": [{"image": data_address(f.png), "title": f.title} for f in own if f.risks],
         "selective": tables.selective_table(plain, comparison.columns, palette),
+        "units": units_table(plain, comparison.columns, palette),
         "by_concept": tables.heat_table(by_concept(plain), palette),
         "by_class": tables.heat_table(by_class(plain), palette),
         "by_condition": tables.heat_table(by_condition(plain), palette),

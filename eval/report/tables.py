@@ -22,7 +22,7 @@ def anchor(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "data"
 
 
-def _head(row: Row, palette: Palette, under: bool = False) -> dict[str, Any]:
+def head_words(row: Row, palette: Palette, under: bool = False) -> dict[str, Any]:
     """How a row begins; a swept row stands under the plain one and says only what is swept."""
     return {
         "label": row.label,
@@ -39,18 +39,19 @@ def main_table(rows: Sequence[Row], columns: Sequence[Column], palette: Palette)
     best = {c.key: _best(rows, c) for c in chosen}
     plain = {row.preset for row in rows if not row.sweep}
     return {
-        "columns": [_column(c) for c in chosen],
+        "columns": [column_words(c) for c in chosen],
         "rows": [
             {
-                **_head(row, palette, under=bool(row.sweep) and row.preset in plain),
-                "cells": [_cell(row.cell(c), c, best[c.key]) for c in chosen],
+                **head_words(row, palette, under=bool(row.sweep) and row.preset in plain),
+                "cells": [cell_words(row.cell(c), c, best[c.key]) for c in chosen],
             }
             for row in rows
         ],
     }
 
 
-def _column(column: Column) -> dict[str, str]:
+def column_words(column: Column) -> dict[str, str]:
+    """The head of a column."""
     return {
         "title": column.title,
         "unit": UNITS[column.kind],
@@ -67,7 +68,8 @@ def _best(rows: Sequence[Row], column: Column) -> Cell | None:
     return (max if column.better == "higher" else min)(known, key=lambda cell: cell.mean)
 
 
-def _cell(cell: Cell, column: Column, best: Cell | None) -> dict[str, Any]:
+def cell_words(cell: Cell, column: Column, best: Cell | None) -> dict[str, Any]:
+    """A cell in words; ``best`` is the best one of its column, None where nothing is marked."""
     return {
         "missing": cell.missing,
         "value": shown(cell.mean, column.kind),
@@ -84,12 +86,12 @@ def cost_table(rows: Sequence[Row], columns: Sequence[Column], palette: Palette)
     lines = []
     for row, images in zip(rows, seen, strict=True):
         known = [float(i) for i in images if isinstance(i, int | float)]
-        cells = [_cell(row.cell(c), c, None) for c in chosen]
+        cells = [cell_words(row.cell(c), c, None) for c in chosen]
         mean = sum(known) / len(known) if known else math.nan
         cells.append({"missing": not known, "value": shown(mean, "count"), "spread": "", "span": "", "best": False})
-        lines.append({**_head(row, palette), "cells": cells})
+        lines.append({**head_words(row, palette), "cells": cells})
     extra = {"title": "Images seen in training", "unit": "", "better": "", "arrow": ""}
-    return {"columns": [*map(_column, chosen), extra], "rows": lines}
+    return {"columns": [*map(column_words, chosen), extra], "rows": lines}
 
 
 def selective_table(rows: Sequence[Row], columns: Sequence[Column], palette: Palette) -> dict[str, Any]:
@@ -98,9 +100,9 @@ def selective_table(rows: Sequence[Row], columns: Sequence[Column], palette: Pal
     chosen = [c for c in columns if c.key in keys]
     best = {c.key: _best(rows, c) if c.key == "aurc" else None for c in chosen}
     lines = [
-        {**_head(row, palette), "cells": [_cell(row.cell(c), c, best[c.key]) for c in chosen]} for row in rows
+        {**head_words(row, palette), "cells": [cell_words(row.cell(c), c, best[c.key]) for c in chosen]} for row in rows
     ]  # fmt: skip
-    return {"columns": [_column(c) for c in chosen], "rows": lines}
+    return {"columns": [column_words(c) for c in chosen], "rows": lines}
 
 
 def rank_table(rows: Sequence[Row], ranking: Ranking, palette: Palette) -> dict[str, Any] | None:
@@ -117,7 +119,7 @@ def rank_table(rows: Sequence[Row], ranking: Ranking, palette: Palette) -> dict[
         ]
         mean = MISSING if math.isnan(ranking.mean[i]) else f"{ranking.mean[i]:.1f}"
         counted = f"{ranking.counted[i]} of {len(ranking.columns)}"
-        lines.append({**_head(rows[i], palette), "cells": cells, "mean": mean, "counted": counted})
+        lines.append({**head_words(rows[i], palette), "cells": cells, "mean": mean, "counted": counted})
     return {"columns": [c.title for c in ranking.columns], "rows": lines}
 
 
@@ -146,7 +148,7 @@ def heat_table(table: Breakdown | None, palette: Palette) -> dict[str, Any] | No
         whole.append({"title": title, "cells": _shares(table.same), "human": human})
     return {
         "what": table.what,
-        "models": [_head(row, palette) for row in table.rows],
+        "models": [head_words(row, palette) for row in table.rows],
         "lines": lines,
         "human": table.human is not None,
         "whole": whole,

@@ -61,7 +61,8 @@ def test_scopes_and_metrics(measured, concepts):
     for scope in ("all", "without duplicates", "grey"):
         assert {m for s, m in found if s == scope} >= ranked, scope
     assert {m for s, m in found if s == "all"} - sets - ranked == {
-        "concept_auc", "explanation_size", "parameters", "latency_ms", "latency_ms@64"
+        "concept_auc", "explanation_size", "local_size", "global_size", "head_sparsity", "parameters", "latency_ms",
+        "latency_ms@64",
     }  # fmt: skip
     for c in range(3):
         assert {m for s, m in found if s == f"class:class {c}"} == {"accuracy", "recall", "precision", "support"}
@@ -78,7 +79,8 @@ def test_scopes_and_metrics(measured, concepts):
             "r", "cbm", "concept bottleneck", "toy", "test", 4
         )  # fmt: skip
         assert r.category == METRICS.get(r.metric.split("@")[0]).category
-        if r.metric not in ("parameters", "support", "latency_ms", "latency_ms@64") and r.metric != "concept_f1":
+        of_model = ("parameters", "global_size", "head_sparsity", "latency_ms", "latency_ms@64")
+        if r.metric not in (*of_model, "support", "concept_f1"):
             assert r.low <= r.high or math.isnan(r.value), (r.scope, r.metric)
             assert "interval" in r.choices
 

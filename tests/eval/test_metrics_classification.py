@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,6 +9,10 @@ import torch
 
 from vitrarium.configs.errors import UserError
 from vitrarium.eval.metrics import METRICS, Metric
+from vitrarium.eval.metrics.parts.sighting import UnitLayout
+from vitrarium.eval.records import Category
+
+UNITS = UnitLayout(torch.ones(2, 3, dtype=torch.bool), torch.ones(2, dtype=torch.bool))
 
 
 @pytest.fixture
@@ -105,10 +110,10 @@ def test_reset_forgets(answers):
 def test_every_metric_describes_itself(concepts):
     for name in METRICS.list():
         entry = METRICS.get(name)
-        given = {"classes": 3, "concepts": concepts} if issubclass(entry, Metric) else {}
+        given = {"classes": 3, "concepts": concepts, "units": UNITS, "parts": 2} if issubclass(entry, Metric) else {}
         metric = METRICS.build(name, **given)
         assert metric.fields, name
-        assert metric.category in ("task", "concept", "intervention", "compactness", "cost"), name
+        assert metric.category in get_args(Category), name
         assert metric.higher_is_better in (True, False, None), name
         assert isinstance(metric.choices, dict), name
         assert entry.__doc__, name

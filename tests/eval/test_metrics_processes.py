@@ -11,13 +11,33 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from vitrarium.data.batch import Batch
 from vitrarium.data.concepts import ConceptSet
 from vitrarium.eval.metrics import METRICS, Metric
+from vitrarium.eval.metrics.parts.sighting import Sighting, UnitLayout
+from vitrarium.models.types import Evidence
 
 NAMES = [
     "accuracy", "balanced_accuracy", "ece", "nll", "concept_accuracy", "concept_auc", "concept_f1",
     "all_concepts_right", "aurc", "excess_aurc", "risk_at_coverage", "coverage_at_threshold", "risk_at_threshold",
 ]  # fmt: skip
+PARTS = ["consistency", "purity", "stability", "part_localisation"]
+# Units 0 and 1 belong to classes, 2 and 3 are shared.
+UNITS = UnitLayout(torch.eye(4, 3, dtype=torch.bool) | (torch.arange(4) > 1)[:, None], torch.ones(4, dtype=torch.bool))
+
+
+def looking(name: str, data: dict[str, torch.Tensor]) -> Metric:
+    """A metric of units over some images."""
+    metric = METRICS.build(name, classes=3, units=UNITS, parts=2)
+    for rows in torch.arange(len(data["label"])).split(7):
+        if len(rows):
+            batch = Batch(torch.zeros(len(rows), 3, 16, 16), data["label"][rows], part_masks=data["masks"][rows],
+                          index=data["index"][rows])  # fmt: skip
+            maps = [data[kind][rows] for kind in ("maps", "noisy")]
+            sights = [Sighting.of(Evidence(m.amax((2, 3)), m.amax((2, 3)), maps=m), batch) for m in maps]
+            metric.update(*sights[: 2 if name == "stability" else 1])
+    return metric
+
 
 WORKER = """
 import sys
@@ -49,6 +69,11 @@ def work(rank: int, folder: str) -> None:
                 with warnings.catch_warnings():
                     warnings.filterwarnings("ignore", message="The ``compute`` method")
                     found[f"{name} {share}"] = float(metric.compute())
+            for name in PARTS:
+                metric = looking(name, {field: tensor[mine] for field, tensor in data.items()})
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", message="The ``compute`` method")
+                    found[f"{name} {share}"] = float(metric.compute())
         dist.barrier()
     finally:
         dist.destroy_process_group()
@@ -62,6 +87,11 @@ def test_two_processes_agree_with_one(tmp_path: Path, concepts, make_truth):
         "label": torch.randint(3, (40,), generator=generator),
         "probabilities": torch.rand(40, 8, generator=generator),
         "concepts": make_truth(40, 0, 0.2),
+        "index": torch.arange(40),
+        # In quarters, so that many activations are equal.
+        "maps": (torch.rand(40, 4, 5, 5, generator=generator) * 4).round() / 4,
+        "noisy": (torch.rand(40, 4, 5, 5, generator=generator) * 4).round() / 4,
+        "masks": torch.rand(40, 2, 16, 16, generator=generator) > 0.8,
     }
     torch.save(data, tmp_path / "data.pt")
     (tmp_path / "concepts.json").write_text(json.dumps(concepts.to_dict()))
@@ -75,9 +105,13 @@ def test_two_processes_agree_with_one(tmp_path: Path, concepts, make_truth):
         other.kill()
     for rank in range(2):
         found = json.loads((tmp_path / f"{rank}.json").read_text())
-        assert len(found) == 2 * len(NAMES)
+        assert len(found) == 2 * len(NAMES + PARTS)
         for key, value in found.items():
-            metric = METRICS.build(key.split()[0], classes=3, concepts=concepts)
+            name = key.split()[0]
+            if name in PARTS:
+                assert value == float(looking(name, data).compute()), key
+                continue
+            metric = METRICS.build(name, classes=3, concepts=concepts)
             metric.update(*[data[field] for field in metric.fields])
             assert value == pytest.approx(float(metric.compute()), abs=1e-6), key
 
@@ -85,6 +119,6 @@ def test_two_processes_agree_with_one(tmp_path: Path, concepts, make_truth):
 def test_every_streaming_metric_knows_its_state_by_sum_or_concatenation(concepts):
     for name in METRICS.list():
         if issubclass(METRICS.get(name), Metric):
-            metric = METRICS.build(name, classes=3, concepts=concepts)
+            metric = METRICS.build(name, classes=3, concepts=concepts, units=UNITS, parts=2)
             assert metric._reductions, name
             assert all(reduction is not None for reduction in metric._reductions.values()), name

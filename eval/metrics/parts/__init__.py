@@ -1,0 +1,1 @@
+"""What units look at, held against annotated parts: consistency, stability, purity, localisation."""
