@@ -28,7 +28,19 @@ if TYPE_CHECKING:
     from vitrarium.onnx_model import OnnxModel
     from vitrarium.predicting import predict_many
     from vitrarium.runs import Run, fit
-    from vitrarium.using import backbone, build, evaluate, explain, intervene, load, predict, set_threshold
+    from vitrarium.using import (
+        backbone,
+        build,
+        edit,
+        evaluate,
+        explain,
+        gallery,
+        intervene,
+        load,
+        predict,
+        prototypes,
+        set_threshold,
+    )
 
 __version__ = "0.1.0"
 
@@ -43,6 +55,7 @@ _PLACES = {
     "check_data": "vitrarium.checking",
     "compare": "vitrarium.comparing",
     "compose": "vitrarium.configs.compose",
+    "edit": "vitrarium.using",
     "evaluate": "vitrarium.using",
     "example": "vitrarium.checking",
     "experiment": "vitrarium.experiments",
@@ -50,11 +63,13 @@ _PLACES = {
     "export": "vitrarium.exporting",
     "fit": "vitrarium.runs",
     "from_pretrained": "vitrarium.hub",
+    "gallery": "vitrarium.using",
     "intervene": "vitrarium.using",
     "load": "vitrarium.using",
     "names": "vitrarium.listing",
     "predict": "vitrarium.using",
     "predict_many": "vitrarium.predicting",
+    "prototypes": "vitrarium.using",
     "push_to_hub": "vitrarium.hub",
     "set_threshold": "vitrarium.using",
     "show_data": "vitrarium.checking",
@@ -71,6 +86,7 @@ __all__ = [
     "check_data",
     "compare",
     "compose",
+    "edit",
     "evaluate",
     "example",
     "experiment",
@@ -78,11 +94,13 @@ __all__ = [
     "export",
     "fit",
     "from_pretrained",
+    "gallery",
     "intervene",
     "load",
     "names",
     "predict",
     "predict_many",
+    "prototypes",
     "push_to_hub",
     "set_threshold",
     "show_data",

@@ -20,12 +20,14 @@ EXAMPLES = """examples:
   vitrarium predict runs/cbm image.jpg --do petal_colour=red
   vitrarium predict runs/cbm photos/ -o answers.csv
   vitrarium explain runs/cbm image.jpg -o why.html
+  vitrarium prototypes runs/protopnet
+  vitrarium edit runs/protopnet remove prototype_3
   vitrarium evaluate runs/cbm
   vitrarium compare runs/cbm runs/blackbox -o report/
   vitrarium experiment quick
 
-exit status: 0 done, 2 something to mend in what was given, 3 something was found (data check) or could
-not be read (predict), 1 a mistake of ours, 130 interrupted (state saved)"""
+exit status: 0 done, 2 something to mend in what was given, 3 something was found (data check, prototypes)
+or could not be read (predict), 1 a mistake of ours, 130 interrupted (state saved)"""
 
 
 class Parser(argparse.ArgumentParser):
@@ -75,7 +77,12 @@ def _predict(p: argparse.ArgumentParser) -> None:
 
 
 def _do(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--do", action="append", default=[], metavar="name=value", help="correct a unit by name; repeatable")
+    p.add_argument(
+        "--do", action="append", default=[], metavar="name=value",
+        help="correct a unit by name; repeatable: granules=yes, prototype_3=silent, prototype_3=score:0.8, "
+        "prototype_3=ban:0.1,0.2,0.5,0.6 (left, top, right, bottom in fractions of the image; everywhere=ban:... "
+        "is for all units)",
+    )  # fmt: skip
 
 
 def _explain(p: argparse.ArgumentParser) -> None:
@@ -177,6 +184,27 @@ def _cache(p: argparse.ArgumentParser) -> None:
 CACHE_CLEAR = "remove what is kept; it is made again when it is needed"
 
 
+def _edit(p: argparse.ArgumentParser) -> None:
+    p.add_argument("run", help="run folder")
+    p.add_argument("action", help="remove, merge, forbid, require, re-home, undo, replay or log")
+    p.add_argument(
+        "units", nargs="*", metavar="UNIT", help=f"names of units; for replay the run with the journal; {EDIT_OPTIONS}"
+    )
+    p.set_defaults(overrides=[])
+    p.add_argument("--no-refit", action="store_true", help="leave the weights of the readout as they are")
+    _root(p)
+
+
+EDIT_OPTIONS = "label=CLASS (forbid, require), least=1 (require), into=UNIT (merge), image=N or rank=N (re-home)"
+
+
+def _prototypes(p: argparse.ArgumentParser) -> None:
+    p.add_argument("run", help="run folder")
+    p.add_argument("-o", "--out", help="folder for gallery.html, gallery.png and health.csv (default RUN/prototypes)")
+    p.add_argument("--json", action="store_true", help="print the findings as JSON")
+    _root(p)
+
+
 def _list(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "kind", nargs="?", help="presets, experiments, backbones, data, evidence, readouts, terms, events, ..."
@@ -194,7 +222,9 @@ VERBS = {
     "intervene": (_intervene, "accuracy as more and more concepts are corrected"),
     "evaluate": (_evaluate, "measure runs on the test split"),
     "compare": (_compare, "put runs on the same axes: tables, plots, one HTML page"),
+    "edit": (_edit, "change units of a trained model: recorded, measured, undoable"),
     "experiment": (_experiment, "train presets x seeds x sweeps and compare them"),
+    "prototypes": (_prototypes, "gallery and health report of prototypes; exit status 3 when something is found"),
     "data": (_data, "check a data set before training on it; show examples"),
     "export": (_export, "write a model as one file for onnxruntime or torch.export"),
     "cache": (_cache, "show what is kept of decoded images and features, or remove it"),

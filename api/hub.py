@@ -78,10 +78,12 @@ def push_to_hub(
 
 def _pack(folder: Path, place: Path, repo: str) -> None:
     """What is uploaded; the card says how the model is loaded from there."""
-    from vitrarium.models.folder import CARD, CONFIG, WEIGHTS
+    from vitrarium.models.folder import CARD, FILES
 
-    for name in (WEIGHTS, CONFIG):
-        shutil.copyfile(folder / name, place / name)
+    for name in FILES:
+        # Only a model that people have changed has a journal.
+        if name != CARD and (folder / name).exists():
+            shutil.copyfile(folder / name, place / name)
     try:
         card = (folder / CARD).read_text(encoding="utf-8")
     except OSError as error:
@@ -91,7 +93,7 @@ def _pack(folder: Path, place: Path, repo: str) -> None:
 
 
 def _upload(interface: Any, place: str, repo: str, private: bool, revision: str | None, message: str) -> Any:
-    from vitrarium.models.folder import CARD, CONFIG, WEIGHTS
+    from vitrarium.models.folder import FILES
 
     with _talking(f"'{repo}' could not be written"):
         interface.create_repo(repo, private=private, exist_ok=True, repo_type="model")
@@ -101,7 +103,7 @@ def _upload(interface: Any, place: str, repo: str, private: bool, revision: str 
             repo_type="model",
             revision=revision,
             commit_message=message,
-            allow_patterns=[WEIGHTS, CONFIG, CARD],
+            allow_patterns=list(FILES),
         )
 
 
@@ -129,13 +131,13 @@ def from_pretrained(
     Example:
         >>> model = vt.from_pretrained("somebody/cbm-flowers")  # doctest: +SKIP
     """
-    from vitrarium.models.folder import CARD, CONFIG, WEIGHTS, load_model
+    from vitrarium.models.folder import CONFIG, FILES, WEIGHTS, load_model
 
     _check_name(repo)
     hub = _hub()
     with _talking(f"'{repo}' could not be had"):
         place = hub.snapshot_download(
-            repo, revision=revision, token=token, repo_type="model", allow_patterns=[WEIGHTS, CONFIG, CARD]
+            repo, revision=revision, token=token, repo_type="model", allow_patterns=list(FILES)
         )
     if not all((Path(place) / name).is_file() for name in (WEIGHTS, CONFIG)):
         raise UserError(f"'{repo}' holds no model of ours ({CONFIG} and {WEIGHTS})", "check the name")

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vitrarium.data.source import DataSource
+    from vitrarium.editing import Editor
     from vitrarium.eval.evaluate import Evaluation
     from vitrarium.eval.explanations import Explanation
     from vitrarium.eval.interventions import Curve
+    from vitrarium.eval.prototypes.gallery import Gallery
     from vitrarium.models.abstention import Abstention
     from vitrarium.models.backbones.base import Backbone
     from vitrarium.models.classifier import TransparentClassifier
     from vitrarium.models.prediction import Prediction
+    from vitrarium.prototyping import PrototypeReport
 
 
 def backbone(module: nn.Module | Callable[..., nn.Module] | str, cut: str | None = None, **options: Any) -> Backbone:
@@ -169,6 +172,47 @@ def intervene(
 
     run = _run(run, root)
     return intervene_run(run, policies, trials, split, Path(out) if out else run.folder / "interventions")
+
+
+def edit(run: Run | str | Path, root: str | Path | None = None) -> Editor:
+    """Change the units of a trained model: every edit is recorded, measured on validation images, and can be undone.
+
+    Args:
+        run: a finished run.
+        root: where its data lie now, if not where they were when it was trained.
+    """
+    from vitrarium.editing import Editor
+
+    return Editor(run, root)
+
+
+def prototypes(
+    run: Run | str | Path, limits: Mapping[str, float] | None = None, root: str | Path | None = None
+) -> PrototypeReport:
+    """Gallery and health report of a run's prototypes; ``.write(FOLDER)`` makes a page, a picture and a table.
+
+    Args:
+        run: a finished run whose units are prototypes.
+        limits: where a finding begins, by name; see :class:`vitrarium.models.prototypes.health.Limits`.
+        root: where its data lie now, if not where they were when it was trained.
+    """
+    from vitrarium.configs.registry import check_options
+    from vitrarium.models.prototypes.health import Limits
+    from vitrarium.prototyping import prototype_report
+
+    check_options(Limits, limits or {}, (), "the health report")
+    return prototype_report(_run(run, root), Limits(**(limits or {})))
+
+
+def gallery(model: TransparentClassifier | str | Path) -> Gallery:
+    """All living prototypes with the patches they come from; ``.save("gallery.html")`` writes a page or a picture.
+
+    Args:
+        model: a model, or what :func:`load` takes; no data are needed, the pictures are saved with it.
+    """
+    from vitrarium.eval.prototypes.gallery import build_gallery
+
+    return build_gallery(_model(model))
 
 
 def _model(model: TransparentClassifier | str | Path) -> TransparentClassifier:

@@ -137,6 +137,20 @@ def experiment(given: argparse.Namespace) -> None:
     say(f"report: {path}")
 
 
+def edit(given: argparse.Namespace) -> None:
+    """``vitrarium edit``."""
+    from vitrarium import edit_verbs
+
+    edit_verbs.edit(given)
+
+
+def prototypes(given: argparse.Namespace) -> int:
+    """``vitrarium prototypes``."""
+    from vitrarium import prototype_verbs
+
+    return prototype_verbs.prototypes(given)
+
+
 def data(given: argparse.Namespace) -> int:
     """``vitrarium data check``, ``show`` and ``example``."""
     from vitrarium import data_verbs
@@ -237,12 +251,19 @@ def working(what: str) -> contextlib.AbstractContextManager[Any]:
 
 
 def pairs(given: Iterable[str]) -> dict[str, str]:
-    """``["a=b"]`` as ``{"a": "b"}``; the name may itself hold an equals sign ("petal_colour=red=yes")."""
-    found = {}
+    """``["a=b"]`` as ``{"a": "b"}``; the name may itself hold an equals sign ("petal_colour=red=yes").
+
+    Several boxes that one unit is banned from are put together.
+    """
+    found: dict[str, str] = {}
     for pair in given:
         name, sign, value = pair.rpartition("=")
         if not sign or not name:
             raise UserError(f"'{pair}' is no correction", "write --do name=value")
+        if name in found and value.startswith("ban:") and found[name].startswith("ban:"):
+            value = f"{found[name]}+{value.removeprefix('ban:')}"
+        elif found.get(name, value) != value:
+            raise UserError(f"'{name}' is set twice: to '{found[name]}' and to '{value}'", "say one of the two")
         found[name] = value
     return found
 

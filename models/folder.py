@@ -23,10 +23,13 @@ from vitrarium.models.assembly import build
 from vitrarium.models.backbones.own_module import given_again
 from vitrarium.models.classifier import TransparentClassifier
 from vitrarium.models.plugins import plugins_of, refuse_missing
+from vitrarium.models.prototypes.journal import JOURNAL, START, Journal
 from vitrarium.models.zoo import animal_folder
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+FILES = (WEIGHTS, CONFIG, CARD, JOURNAL, START)
+"""All files of a model folder; those of the edit journal are there when a person has changed the model."""
 
 
 def save_model(
@@ -56,6 +59,8 @@ def save_model(
         save_file(weights_of(model), beside / WEIGHTS)
         (beside / CONFIG).write_text(json.dumps(_describe(model, facts or {}), indent=2), encoding="utf-8")
         (beside / CARD).write_text(card or f"# {model.spec.get('title', 'Model')}\n", encoding="utf-8")
+        if model.journal is not None:
+            model.journal.write(beside)
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():
             folder.rename(old)
@@ -108,6 +113,7 @@ def load_model(
     load_weights_into(model, read_weights(folder / WEIGHTS), str(folder))
     if config.get("abstention") is not None:
         model.abstention = Abstention.from_dict(config["abstention"])
+    model.journal = Journal.read(folder)
     return model.to(device).eval()
 
 
@@ -140,6 +146,23 @@ def add_facts(folder: str | Path, facts: Mapping[str, Any]) -> Path:
 def read_facts(folder: str | Path) -> dict[str, Any]:
     """The facts that are kept with a saved model (data set, its fingerprint, seed); the model is not loaded."""
     return dict(_read_config(model_folder(folder) / CONFIG).get("facts", {}))
+
+
+def rewrite_weights(folder: str | Path, model: TransparentClassifier) -> Path:
+    """Write a model that was edited over the one in ``folder``; configuration, facts and card stay as they are.
+
+    The folder appears whole or not at all, as with :func:`save_model`.
+
+    Args:
+        folder: run or model folder.
+        model: of the same parts as the one there.
+
+    Raises:
+        UserError: no model there, a full disk or a read-only folder; the old model is then untouched.
+    """
+    folder = model_folder(folder)
+    card = (folder / CARD).read_text(encoding="utf-8") if (folder / CARD).is_file() else ""
+    return save_model(model, folder, card, read_facts(folder))
 
 
 def _amend(folder: str | Path, **changes: Any) -> Path:

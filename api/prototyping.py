@@ -1,0 +1,79 @@
+"""Prototypes of a trained model: the gallery, and the health report."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitrarium.configs.errors import UserError
+from vitrarium.configs.files import write_text
+from vitrarium.eval.prototypes.gallery import Gallery, build_gallery
+from vitrarium.measuring import refuse_other_data
+from vitrarium.models.prototypes.health import Finding, Health, Limits, check_health
+from vitrarium.runs import Run
+
+COLUMNS = ("unit", "kind", "severity", "message", "command")
+
+
+@dataclass
+class PrototypeReport:
+    """The health of a run's prototypes, and its gallery.
+
+    Attributes:
+        run: what was looked at.
+        health: findings, measures and notes.
+        gallery: all living prototypes, with their findings.
+    """
+
+    run: Run
+    health: Health
+    gallery: Gallery
+
+    def rows(self) -> list[dict[str, str]]:
+        """A row per finding, with the command that may cure it."""
+        return [
+            {**{k: getattr(f, k) for k in COLUMNS[:-1]}, "command": command_of(self.run, f)}
+            for f in self.health.findings
+        ]
+
+    def write(self, folder: str | Path) -> Path:
+        """``gallery.html``, ``gallery.png`` and ``health.csv``; each file appears whole.
+
+        Raises:
+            UserError: a folder that cannot be written.
+        """
+        folder, text = Path(folder), io.StringIO()
+        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows())
+        try:
+            write_text(folder / "health.csv", text.getvalue())
+        except OSError as error:
+            raise UserError(f"'{folder}' cannot be written: {error}", "choose another folder with -o") from error
+        for name in ("gallery.html", "gallery.png"):
+            self.gallery.save(folder / name)
+        return folder
+
+
+def command_of(run: Run, finding: Finding) -> str:
+    """What to type about a finding."""
+    if finding.edit:
+        return f"vitrarium edit {run.folder} {finding.edit}"
+    return "add the event 'project' to the end of the recipe and train again" if finding.kind == "stale" else ""
+
+
+def prototype_report(run: Run, limits: Limits | None = None) -> PrototypeReport:
+    """Look at every living prototype: one pass over the training images, two over the validation images.
+
+    Raises:
+        UserError: a model without prototypes, data that are not there, limits out of range.
+    """
+    model, data = run.model, run.data(run.config["evaluation"]["batch_size"])
+    refuse_other_data(model, run.source)
+    health = check_health(model, data.loader("train"), data.loader("val"), limits, seed=run.config["seed"])
+    gallery = build_gallery(
+        model, f"{run.config['model']['title'] or run.name} on {run.source.name}", run.source.pictures, health.findings
+    )
+    return PrototypeReport(run, health, gallery)

@@ -1,0 +1,1 @@
+"""Pictures of prototypes: the gallery, and the health report."""
