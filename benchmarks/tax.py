@@ -3,17 +3,19 @@
     python benchmarks/tax.py                      # all presets, convnet and resnet18 at 64 px
     python benchmarks/tax.py cbm cbm_side --backbone convnet --json tax.json
 
-A training step is forward pass under the stage's training intervention, all loss terms, backward pass and optimiser
-step; an inference step is the forward pass alone. Both are timed on random images of the right shape, batch 64, one
-thread, with the presets taken in turn, so that a machine that slows down slows all of them. The ratio is the cost over
-the black box's.
+A training step is forward pass under the stage's training intervention, all loss terms, backward pass, optimiser step
+and the events that follow each step; of a recipe with several stages the most expensive one counts. A stage that trains
+on several views of each image is judged per view: its step divided by their number. An inference step is the forward
+pass alone. All are timed on random images of the right shape, batch 64, one thread, with the presets taken in turn, so
+that a machine that slows down slows all of them. The ratio is the cost over the black box's.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
-from typing import Any
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from common import interleave, median_spread, report
@@ -23,6 +25,9 @@ from vitrarium.data import build_source
 from vitrarium.data.batch import Batch
 from vitrarium.data.source import DataSource
 from vitrarium.models import build
+from vitrarium.models.classifier import PARTS, TransparentClassifier
+from vitrarium.models.types import Output
+from vitrarium.train.events.base import Moment, build_events
 from vitrarium.train.interventions import TrainingDo
 from vitrarium.train.task import build_optimiser, learnt_parts
 from vitrarium.train.terms.base import Step, build_terms
@@ -39,35 +44,91 @@ def make_batch(source: DataSource, size: int, views: int) -> Batch:
     return Batch(pixels[0], torch.as_tensor(train.labels[:size]), truth, views=tuple(pixels[1:]))
 
 
-def make_steps(preset: str, backbone: str, source: DataSource, size: int) -> dict[str, Callable[[], Any]]:
-    """A training step of the preset's most expensive kind (its first stage with epochs) and an inference step."""
+class Timed(NamedTuple):
+    """Something to time.
+
+    Attributes:
+        kind: "train" or "infer".
+        stage: of the recipe; empty for "infer".
+        views: by which the time is divided.
+        run: does it once.
+    """
+
+    kind: str
+    stage: str
+    views: int
+    run: Callable[[], Any]
+
+
+def make_steps(preset: str, backbone: str, source: DataSource, size: int) -> list[Timed]:
+    """A training step of each stage with epochs, and an inference step."""
     config = to_plain(compose([f"model={preset}", f"backbone={backbone}"]))
     spec = {"backbone": config["backbone"], **{p: config["model"][p] for p in ("evidence", "readout")}}
-    model = build(spec, source.class_names, source.concepts, seed=0)
-    stage = next(s for s in config["recipe"].values() if s["epochs"] > 0)
+    steps = []
+    for name, stage in config["recipe"].items():
+        if stage["epochs"] > 0:
+            model = build(spec, source.class_names, source.concepts, seed=0)
+            steps.append(Timed("train", name, stage["views"], make_train(model, stage, config, source, size)))
+    model, batch = build(spec, source.class_names, source.concepts, seed=0).eval(), make_batch(source, size, 1)
+
+    @torch.no_grad()
+    def infer() -> None:
+        model(batch.image)
+
+    return [*steps, Timed("infer", "", 1, infer)]
+
+
+def make_train(
+    model: TransparentClassifier, stage: dict[str, Any], config: dict[str, Any], source: DataSource, size: int
+) -> Callable[[], None]:
+    """A step of a stage: what it does not learn is frozen, what happens after each step happens."""
     terms = build_terms(config["loss"], config["terms"], source)
     terms = torch.nn.ModuleDict({name: terms[name] for name in stage["terms"]})
     do, batch = TrainingDo.of(stage["do"]), make_batch(source, size, stage["views"])
-    optimiser = build_optimiser(model, learnt_parts(model, stage["learn"]), config["train"])
+    learnt = learnt_parts(model, stage["learn"])
+    for part, parameters in model.parts().items():
+        for parameter in parameters:
+            parameter.requires_grad_(part in learnt)
+    frozen = [getattr(model, part) for part in PARTS if part not in learnt]
+    optimiser = build_optimiser(model, learnt, config["train"], stage["lr"])
     gradient = any("input_gradient" in t.needs for t in terms.values())
+    schedules = [schedule for schedule in build_events(stage["events"]) if schedule.when == "step"]
+    moment = Moment(
+        model, source, lambda split, shard=False: [make_batch(source, size, 1)], do, seed=0, batch=batch, runs=100.0
+    )
+    taken = itertools.count(1)
 
     def train() -> None:
         model.train()
+        for part in frozen:
+            part.eval()
         batch.image.requires_grad_(gradient)
         step = Step(
-            model, batch, model(batch.image, do(model, batch)), [model(v, do(model, batch)) for v in batch.views]
+            model, batch, model(batch.image, do(model, batch)), [model(v, do(model, batch)) for v in batch.views], 0.5
         )
         loss = sum(config["loss"][name] * term(step) for name, term in terms.items())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        count, seen = next(taken), step.output.evidence.without_maps().detach()
+        moment.answers = [(batch, Output(step.output.logits.detach(), seen))]
+        for schedule in schedules:
+            if schedule.due("step", count):
+                schedule.event.run(moment)
 
-    @torch.no_grad()
-    def infer() -> None:
-        model.eval()
-        model(batch.image)
+    return train
 
-    return {"train": train, "infer": infer}
+
+def most_expensive(
+    preset: str, kind: str, steps: list[Timed], times: Mapping[tuple[str, str, str], list[float]]
+) -> tuple[float, float, Timed]:
+    """Median and spread in seconds per view of the most expensive step of a kind, and which it is."""
+    found = []
+    for step in steps:
+        if step.kind == kind:
+            median, spread = median_spread(times[preset, kind, step.stage])
+            found.append((median / step.views, spread / step.views, step))
+    return max(found, key=lambda cost: cost[0])
 
 
 def main() -> None:
@@ -84,11 +145,14 @@ def main() -> None:
     records = []
     for backbone in given.backbone or ["convnet", "resnet18"]:
         steps = {p: make_steps(p, backbone, source, given.batch) for p in ["blackbox", *presets]}
+        functions = {(p, s.kind, s.stage): s.run for p, own in steps.items() for s in own}
+        times = interleave(functions, given.rounds, 2)
         for kind, target in TARGETS.items():
-            times = interleave({p: s[kind] for p, s in steps.items()}, given.rounds, 2)
-            base = median_spread(times["blackbox"])[0]
+            costs = {p: most_expensive(p, kind, own, times) for p, own in steps.items()}
             for preset in presets:
-                median, spread = median_spread(times[preset])
+                (median, spread, step), base = costs[preset], costs["blackbox"][0]
+                stage = f"stage '{step.stage}', " if len(steps[preset]) > 2 and step.stage else ""
+                views = f"per view of {step.views}, " if step.views > 1 else ""
                 records.append(
                     {
                         "name": f"{kind} {preset} on {backbone}",
@@ -97,7 +161,8 @@ def main() -> None:
                         "ratio": median / base,
                         "target": target,
                         "difference": None,
-                        "note": f"cost over the black box's; batch {given.batch}, spread {spread * 1e3:.1f} ms",
+                        "note": f"cost over the black box's; {stage}{views}batch {given.batch}, "
+                        f"spread {spread * 1e3:.1f} ms",
                     }
                 )
     report(records, given.json)
