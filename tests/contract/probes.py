@@ -1,4 +1,4 @@
-"""Six small members that stand for the hard cases which later families bring; when the real one moves in, its probe
+"""Four small members that stand for the hard cases which later families bring; when the real one moves in, its probe
 goes.
 
 They are registered like anybody's plugin, train through the ordinary recipe, resume, and take ``do``.
@@ -10,14 +10,12 @@ from dataclasses import replace
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from vitrarium.models.evidence.base import EVIDENCE, EvidenceLayer
 from vitrarium.models.readouts.base import READOUTS, Contributions, Readout
 from vitrarium.models.types import Evidence
 from vitrarium.models.units import UnitTable
 from vitrarium.train.distributed import shared_mean
-from vitrarium.train.events.base import EVENTS, Event
 from vitrarium.train.terms.base import TERMS, Term
 
 
@@ -70,46 +68,7 @@ class Network(Readout):
         return Contributions(logit.new_zeros(len(logit), self.units), logit, logit * 0, additive=False)
 
 
-# 2. Leaves that learn without gradients, after each step.
-@READOUTS.register("probe_leaves")
-class Leaves(Readout):
-    def __init__(self, layer, classes):
-        super().__init__()
-        self.route = nn.Linear(layer.vector_size, 4)
-        self.register_buffer("leaves", torch.full((4, classes), 1.0 / classes))
-        self.units = len(layer.units)
-
-    def score(self, vector, evidence):
-        return (self.route(vector).softmax(-1) @ self.leaves).clamp_min(1e-8).log()
-
-    def contributions(self, evidence, classes):
-        logit = self.score(evidence.vector, evidence).gather(1, classes[:, None])[:, 0]
-        return Contributions(logit.new_zeros(len(logit), self.units), logit, logit * 0, additive=False)
-
-
-@EVENTS.register("probe_update_leaves")
-class UpdateLeaves(Event):
-    default_when = "step"
-
-    def __init__(self):
-        self.updates = 0
-
-    @torch.no_grad()
-    def run(self, moment):
-        readout, batch = moment.model.readout, moment.batch
-        paths = readout.route(moment.model(batch.image).evidence.vector).softmax(-1)
-        share = paths.T @ functional.one_hot(batch.label, readout.leaves.shape[1]).float()
-        readout.leaves.lerp_(share / share.sum(1, keepdim=True).clamp_min(1e-8), 0.1)
-        self.updates += 1
-
-    def state_dict(self):
-        return {"updates": self.updates}
-
-    def load_state_dict(self, state):
-        self.updates = state["updates"]
-
-
-# 3. Sampled evidence whose units inform each other when one is set.
+# 2. Sampled evidence whose units inform each other when one is set.
 @EVIDENCE.register("probe_gaussian")
 class Gaussian(EvidenceLayer):
     needs = frozenset({"map", "concepts"})
@@ -144,17 +103,7 @@ class Gaussian(EvidenceLayer):
         return "corrections solve a linear system, which ONNX cannot" if format == "onnx" else None
 
 
-# 4. Two views of each image that must agree.
-@TERMS.register("probe_agree")
-class Agree(Term):
-    needs = frozenset({"views"})
-
-    def forward(self, step):
-        difference = step.output.evidence.vector - step.views[0].evidence.vector
-        return shared_mean(difference.square().sum(), torch.tensor(float(difference.numel())))
-
-
-# 5. Units with a certified radius.
+# 3. Units with a certified radius.
 @EVIDENCE.register("probe_certified")
 class Certified(EvidenceLayer):
     def __init__(self, channels, centres: int = 4):
@@ -176,7 +125,7 @@ class Certified(EvidenceLayer):
         return ((top[:, :1] - top[:, 1:]) / (2 * bound)).expand_as(evidence.activations)
 
 
-# 6. A term with running state that needs the gradient of a gradient.
+# 4. A term with running state that needs the gradient of a gradient.
 @TERMS.register("probe_flat")
 class Flat(Term):
     needs = frozenset({"input_gradient"})

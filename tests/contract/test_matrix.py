@@ -24,6 +24,11 @@ SMALL = {"name": "convnet", "widths": (8, 8)}
 # Options that change what a layer does; each layer is tested with its defaults and with each of these.
 EVIDENCE_OPTIONS = {
     "concepts": [{}, {"activation": "logit"}, {"activation": "hard"}, {"side": 4}, {"bottleneck": False}],
+    "concept_prototypes": [
+        {"per_concept": 2},
+        {"per_concept": 2, "activation": "logit", "addon": "none"},
+        {"per_concept": 1, "similarity": "log_l2", "part": 2, "pool": "topk", "top": 2},
+    ],
     "prototypes": [
         {"per_class": 2},
         {"per_class": 2, "similarity": "log_l2"},
@@ -31,8 +36,22 @@ EVIDENCE_OPTIONS = {
         {"per_class": 2, "similarity": "dot", "pool": "topk", "top": 2},
         {"per_class": 2, "pool": "focal"},
     ],
+    "softmax_channels": [{}, {"count": 5, "threshold": 0.3}],
+    "prototype_pool": [
+        {"size": 5, "slots": 2},
+        {"size": 4, "slots": 3, "similarity": "log_l2", "mix": "distances", "part": 2},
+    ],
+    "deformable_prototypes": [
+        {"per_class": 2},
+        {"per_class": 1, "part": 3, "interpolation": "linear", "addon": "plain", "width": 4},
+    ],
 }
-READOUT_OPTIONS = {"mlp": [{}, {"hidden": (8, 8)}], "linear": [{}, {"bias": False}]}
+READOUT_OPTIONS = {
+    "mlp": [{}, {"hidden": (8, 8)}],
+    "linear": [{}, {"bias": False}],
+    "nonnegative": [{}, {"scale": "plain"}],
+    "soft_tree": [{}, {"decide": "likely", "depth": 2}, {"decide": "soft"}],
+}
 
 
 def ours(registry):
@@ -154,6 +173,21 @@ class TestPair:
         nowhere = model(x, Intervention(*nothing, region=torch.zeros(2, 1, *size)))
         blind = model(x.flip(-1) * 0.5, Intervention(*nothing, region=torch.zeros(2, 1, *size)))
         torch.testing.assert_close(nowhere.evidence.activations, blind.evidence.activations)
+
+    def test_silence_by_name_is_a_ban_of_everything(self, evidence, readout):
+        model = make(evidence, readout)
+        # A concept that may look nowhere still has an opinion: its offset.
+        if "prototypes" not in model.evidence.gives or model.evidence.units.truth == "concept":
+            return
+        picture = (torch.rand(20, 24, 3) * 255).byte().numpy()
+        names = model.evidence.units.names
+        banned = model.predict(picture, do={"everywhere": {"ban": [0, 0, 1, 1]}})
+        silent = model.predict(picture, do=dict.fromkeys(names, "silent"))
+        assert set(banned.units.values()) == set(silent.units.values()) == {0.0}
+        assert banned.probabilities == silent.probabilities
+        one = model.predict(picture, do={names[1]: "ban:0,0,1,1"})
+        assert one.corrected == [names[1]]
+        assert one.probabilities == pytest.approx(model.predict(picture, do={names[1]: "silent"}).probabilities)
 
     def test_saved_and_loaded_it_is_the_same(self, evidence, readout, tmp_path):
         model = make(evidence, readout, seed=3)

@@ -20,21 +20,10 @@ backbone: {name: timm/resnet10t, cut: layer2.0.bn1}
 loss: {cross_entropy: 1.0}
 recipe: {joint: {epochs: 2, terms: [cross_entropy]}}
 """,
-    "leaves": """
-model: {preset: p, family: probe, evidence: {name: features}, readout: {name: probe_leaves}}
-loss: {cross_entropy: 1.0}
-recipe: {joint: {epochs: 2, terms: [cross_entropy], events: {probe_update_leaves: {when: step}}}}
-""",
     "gaussian": """
 model: {preset: p, family: probe, evidence: {name: probe_gaussian}, readout: {name: linear}}
 loss: {cross_entropy: 1.0, concepts: 1.0}
 recipe: {joint: {epochs: 2, terms: [cross_entropy, concepts], do: {kind: random}, select: [accuracy]}}
-""",
-    "agree": """
-model: {preset: p, family: probe, evidence: {name: features}, readout: {name: linear}}
-augment: {appearance: [{name: brightness_contrast}]}
-loss: {cross_entropy: 1.0, probe_agree: 0.1}
-recipe: {joint: {epochs: 2, views: 2, terms: [cross_entropy, probe_agree]}}
 """,
     "certified": """
 model: {preset: p, family: probe, evidence: {name: probe_certified}, readout: {name: linear}}
@@ -91,7 +80,6 @@ def test_trains_resumes_and_is_set(name, tiny, tmp_path, monkeypatch):
 CUT = {"name": "timm/resnet10t", "cut": "layer2.0.bn1"}
 PROBES = {
     "whitened": (CUT, "probe_whitened", "probe_network"),
-    "leaves": (SMALL, "features", "probe_leaves"),
     "gaussian": (SMALL, "probe_gaussian", "linear"),
     "certified": (SMALL, "probe_certified", "linear"),
 }
@@ -102,15 +90,6 @@ PROBES = {
 def test_is_exported_or_says_why_not(name, format, tmp_path):
     backbone, evidence, readout = PROBES[name]
     check_export(make(evidence, readout, backbone), tmp_path / {"onnx": "m.onnx", "torch": "m.pt2"}[format], format)
-
-
-def test_leaves_learn_without_gradients_and_every_step(tiny, tmp_path):
-    preset = tmp_path / "p.yaml"
-    preset.write_text(RECIPES["leaves"])
-    run = vt.fit(f"model={preset}", *tiny, out=tmp_path / "run")
-    leaves = vt.load(run.folder).readout.leaves
-    torch.testing.assert_close(leaves.sum(1), torch.ones(4))
-    assert (leaves - leaves.mean(0)).abs().max() > 0.01
 
 
 def test_setting_one_gaussian_unit_moves_the_others():

@@ -256,6 +256,15 @@ def test_the_options_of_own_data_are_those_of_the_code():
         ("concept_bottlenecks", "### Options of cbm_logit", "cbm_logit"),
         ("concept_bottlenecks", "### Options of cbm_sequential and cbm_independent", "cbm_sequential"),
         ("concept_bottlenecks", "### Options of cbm_sequential and cbm_independent", "cbm_independent"),
+        ("prototypes", "### Options of protopnet_cosine", "protopnet_cosine"),
+        ("prototypes", "### Options of protopnet", "protopnet"),
+        ("prototypes", "### Options of protopnet_released", "protopnet_released"),
+        ("prototypes", "### Options of tesnet", "tesnet"),
+        ("prototypes", "### Options of protopool", "protopool"),
+        ("prototypes", "### Options of deformable_protopnet", "deformable_protopnet"),
+        ("prototypes", "### Options of prototree", "prototree"),
+        ("prototypes", "### Options of pipnet", "pipnet"),
+        ("prototypes", "### Options of concept_prototypes", "concept_prototypes"),
     ],
 )
 def test_the_options_of_families_are_those_of_the_code(page, heading, preset):
