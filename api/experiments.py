@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from vitrarium.configs.compose import compose, compose_experiment, to_plain
-from vitrarium.configs.errors import UserError
+from vitrarium.configs.compose import compose, compose_experiment, options, to_plain
+from vitrarium.configs.errors import UserError, closest
 from vitrarium.runs import build_data, build_source_of
 
 if TYPE_CHECKING:
@@ -88,6 +88,11 @@ def plan_runs(settings: dict[str, Any], out: Path, folders: Sequence[str | Path]
             if sweep:
                 swept = dict(zip(sweep, values, strict=True))
                 plan.append(_planned(preset, seeds[0], swept, settings, out, folders))
+    known = options("model", folders)
+    for preset in settings["own_overrides"]:
+        # One that is left out this time (presets=[...]) may still have overrides of its own.
+        if preset not in {*known, *settings["presets"]}:
+            raise UserError(f"own_overrides names '{preset}', which is no preset", closest(preset, known))
     for preset in [*settings["more_seeds"], *settings["sweep"]]:
         if preset not in settings["presets"]:
             raise UserError(f"the experiment names '{preset}', which is not among its presets", "add it to presets")
@@ -102,7 +107,8 @@ def _planned(
     out: Path,
     folders: Sequence[str | Path],
 ) -> Planned:
-    overrides = [f"model={preset}", *settings["overrides"], f"seed={seed}", *(f"{k}={v}" for k, v in swept.items())]
+    general = [*settings["overrides"], *settings["own_overrides"].get(preset, [])]
+    overrides = [f"model={preset}", *general, f"seed={seed}", *(f"{k}={v}" for k, v in swept.items())]
     overrides += [f"sweep={{{', '.join(f'{k}: {v}' for k, v in swept.items())}}}"] if swept else []
     config = to_plain(compose(overrides, folders=folders))
     suffix = "".join(f"-{k.rpartition('.')[2]}={v}" for k, v in swept.items())

@@ -243,6 +243,7 @@ class ExperimentConfig:
         more_seeds: further seeds for some presets, by name.
         sweep: by preset: key -> values; each value is a run of its own with the first seed.
         overrides: ``key=value`` for all runs.
+        own_overrides: further ones for some presets, by name.
         examples: how many test images to explain side by side.
         workers: runs trained at the same time, each on its share of the cores.
         baseline: the preset others are compared with.
@@ -255,6 +256,7 @@ class ExperimentConfig:
     more_seeds: dict[str, list[int]] = field(default_factory=dict)
     sweep: dict[str, dict[str, list[Union[int, float, str]]]] = field(default_factory=dict)  # noqa: UP007
     overrides: list[str] = field(default_factory=list)
+    own_overrides: dict[str, list[str]] = field(default_factory=dict)
     examples: int = 4
     workers: int = 2
     baseline: str = "blackbox"

@@ -129,7 +129,8 @@ class TestAnimals:
         facts = zoo.animal_facts(name)
         config = json.loads((zoo.animal_folder(name) / CONFIG).read_text(encoding="utf-8"))
         recipe = compose_experiment("animals")
-        preset = to_plain(compose([f"model={facts['preset']}", *recipe.overrides]))
+        own = recipe.own_overrides.get(facts["preset"], [])
+        preset = to_plain(compose([f"model={facts['preset']}", *recipe.overrides, *own]))
         assert {p: config["spec"][p] for p in ("evidence", "readout")} == {
             p: preset["model"][p] for p in ("evidence", "readout")
         }

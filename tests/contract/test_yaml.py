@@ -61,6 +61,20 @@ def test_experiments_plan(name, tmp_path):
     assert len({p.folder for p in plan}) == len(plan) >= len(settings.presets)
 
 
+def test_some_presets_have_overrides_of_their_own(tmp_path):
+    from omegaconf import OmegaConf
+
+    settings = OmegaConf.to_container(compose_experiment("animals"))
+    seen = {p.config["model"]["preset"]: p.config for p in plan_runs(settings, tmp_path)}
+    assert seen["protopnet_cosine"]["model"]["evidence"]["per_class"] == 5
+    assert seen["cbm"]["train"]["epochs"] == seen["protopnet_cosine"]["train"]["epochs"] == 30
+    few = OmegaConf.to_container(compose_experiment("animals", ["presets=[cbm]"]))
+    assert len(plan_runs(few, tmp_path)) == 1
+    few["own_overrides"] = {"cmb": ["seed=1"]}
+    with pytest.raises(vt.UserError, match="'cmb', which is no preset"):
+        plan_runs(few, tmp_path)
+
+
 def test_an_experiment_runs_once_and_compares(tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small = [t for t in tiny if t.startswith(("data.", "backbone.", "evaluation.", "train."))]

@@ -182,7 +182,13 @@ class TestTraining:
 
     @pytest.mark.parametrize("preset", vt.names("presets"))
     def test_every_preset_trains_on_features_and_is_measured(self, preset, tiny, tmp_path):
-        run = vt.fit(f"model={preset}", *tiny, "train=frozen", *tiny, out=tmp_path / "run")
+        settings = [f"model={preset}", *tiny, "train=frozen", *tiny]
+        if any(stage["views"] > 1 for stage in vt.compose(settings).recipe.values()):
+            # Two appearances of one image are what it learns from: one row of features cannot stand for them.
+            with pytest.raises(vt.UserError, match="views of each image"):
+                vt.fit(*settings, out=tmp_path / "run")
+            return
+        run = vt.fit(*settings, out=tmp_path / "run")
         assert 0 <= vt.evaluate(run).value("accuracy") <= 1
 
     @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])

@@ -42,8 +42,8 @@ def test_logits_and_contributions(power, scale):
     said = here.contributions(seen, classes)
     assert said.additive
     for i, c in enumerate(classes.tolist()):
-        logit = logit_by_hand(here.weight[c], seen.vector[i], power, scale == "plain")
-        assert float(logits[i, c]) == pytest.approx(logit, abs=1e-12)
+        logit = logit_by_hand(here.weight.detach()[c], seen.vector[i], power, scale == "plain")
+        assert float(logits[i, c].detach()) == pytest.approx(logit, abs=1e-12)
         assert float(said.units[i].sum() + said.remainder[i] + said.bias[i]) == pytest.approx(logit, abs=1e-12)
         parts = [max(w, 0.0) * v for w, v in zip(here.weight[c].tolist(), seen.vector[i].tolist(), strict=True)]
         for m, part in enumerate(parts):
