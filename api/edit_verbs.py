@@ -24,23 +24,29 @@ def edit(given: argparse.Namespace) -> None:
     if action in others:
         others[action](given)
         return
-    names = [word for word in given.units if "=" not in word]
-    options = assignments([word for word in given.units if "=" in word] + given.overrides)
+    editor = vt.edit(given.run, given.root)
+    # Units that are concepts have an equals sign in their name: petal_colour=red.
+    units, words = editor.model.evidence.units.names, [*given.units, *given.overrides]
+    names = [word for word in words if word in units or "=" not in word]
+    options = assignments(word for word in words if word not in names)
     if not names:
         raise UserError(f"'{given.action}' names no unit", f"vitrarium edit {given.run} {given.action} prototype_3")
     specs = [{"name": action, "unit": name, **options} for name in names]
     for spec in specs:
         build_edit(spec)
     with working(f"editing {given.run}"):
-        made = vt.edit(given.run, given.root).apply(specs, not given.no_refit)
+        made = editor.apply(specs, not given.no_refit)
     print_entries(made, "validation accuracy before and after")
     say(f"written: {given.run}; vitrarium edit {given.run} undo takes it back")
     _remind(given)
 
 
 def _undo(given: argparse.Namespace) -> None:
-    count = assignments(given.units + given.overrides).get("count", 1)
-    if not isinstance(count, int):
+    words = [*given.units, *given.overrides]
+    if any(not word.startswith("count=") for word in words):
+        raise UserError(f"undo takes no '{words[0]}'", "the last edits go first; say how many: count=2")
+    count = assignments(words).get("count", 1)
+    if not isinstance(count, int) or isinstance(count, bool):
         raise UserError(f"count={count}", "give a whole number")
     with working(f"editing {given.run}"):
         gone = vt.edit(given.run, given.root).undo(count)

@@ -181,6 +181,9 @@ def _verb(name: str, said: Any, values: tuple[str, ...]) -> tuple[str, Any]:
     verb, colon, given = said.partition(":")
     if colon and verb in VERBS:
         return verb, given
+    if said in VERBS:
+        example = {"score": "score:0.8", "ban": "ban:0.1,0.2,0.5,0.6"}[said]
+        raise UserError(f"'{name}' is told '{said}' and nothing with it", f"write {name}={example}")
     known = VERBS if colon else ("silent",)
     if (colon or len(values) <= 1) and difflib.get_close_matches(verb, known, cutoff=0.7):
         raise UserError(f"'{name}' cannot be '{said}'", closest(verb, known))

@@ -61,8 +61,11 @@ def sentence(explanation: Explanation, most: int = 3) -> str:
     speak_for = [r for r in e.reasons if r.share.difference > 0]
     against = [r for r in e.reasons if r.share.difference < 0]
     if not e.named:
-        names = joined([f"{r.title} ({signed(r.share.difference, digits)})" for r in speak_for[:most]] or ["no unit"])
-        if any(r.source for r in speak_for[:most]):
+        shown = _weighty(speak_for, most)
+        names = joined([f"{r.title} ({signed(r.share.difference, digits)})" for r in shown] or ["no unit"])
+        if against and -against[0].share.difference > 0.1 * max(e.logit.difference, 0.0):
+            names += f", although {against[0].title} ({signed(against[0].share.difference, digits)}) speaks against it"
+        if any(r.source for r in shown):
             return f"{start}, carried mostly by {names}; what each of these looks like is shown by its training patch."
         return (
             f"{start}, carried mostly by {names}; the {e.kind}s of this model have no names, so this says where it "

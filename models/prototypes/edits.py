@@ -52,7 +52,7 @@ class Bench:
             raise UserError(f"unknown {self.model.evidence.units.kind} '{name}'", closest(name, names))
         unit = names.index(name)
         if not bool(self.model.evidence.alive[unit]):
-            raise UserError(f"'{name}' was removed before", "undo that edit first, or name another unit")
+            raise UserError(f"'{name}' was removed before", "name another unit, or undo the edit if it was one")
         return unit
 
     def label(self, name: str) -> int:
@@ -171,6 +171,7 @@ class Merge(Edit):
         weight = bench.weight("to merge units")
         if unit == into:
             raise UserError(f"'{self.options['unit']}' cannot be merged into itself", "name two units")
+        refuse_emptying(bench, unit)
         gone, kept = bench.entries(unit), bench.entries(into)
         if len(gone) != len(kept):
             raise UserError(

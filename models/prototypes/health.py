@@ -12,6 +12,7 @@ from vitrarium.configs.errors import UserError
 from vitrarium.data.batch import Batch
 from vitrarium.models.classifier import TransparentClassifier
 from vitrarium.models.prototypes.drift import pictures_are_current
+from vitrarium.models.prototypes.edits import Bench, refuse_emptying
 from vitrarium.models.prototypes.measures import Measures, measure_units
 from vitrarium.models.prototypes.nearest import Nearest, allowed_classes, nearest_patches, prototype_layer
 
@@ -166,7 +167,7 @@ def _finding(
 
 
 def _dead(model: TransparentClassifier, measures: Measures, purity: Tensor, limits: Limits) -> list[Finding]:
-    living, names = _living(model), model.evidence.units.names
+    living = _living(model)
     usual = float(measures.spread[living].median())
     weight = model.readout.effective_weight
     heard = None
@@ -182,7 +183,7 @@ def _dead(model: TransparentClassifier, measures: Measures, purity: Tensor, limi
             said = "no class gives it weight"
         else:
             continue
-        found.append(_finding(model, m, "dead", "warning", said, f"remove {names[m]}"))
+        found.append(_finding(model, m, "dead", "warning", said, _out(model, m)))
     return found
 
 
@@ -216,10 +217,19 @@ def _duplicates(model: TransparentClassifier, measures: Measures, purity: Tensor
     return found
 
 
+def _out(model: TransparentClassifier, unit: int) -> str:
+    """The edit that takes a unit out; the last one of a class has to stay, and can only look for something else."""
+    try:
+        refuse_emptying(Bench(model), unit)
+    except UserError:
+        return "" if prototype_layer(model).vectors is None else _elsewhere(model, unit)
+    return f"remove {model.evidence.units.names[unit]}"
+
+
 def _elsewhere(model: TransparentClassifier, unit: int) -> str:
     """The edit that takes a prototype from another image; where units are channels it can only go."""
-    name = model.evidence.units.names[unit]
-    return f"remove {name}" if prototype_layer(model).vectors is None else f"re-home {name} rank=2"
+    channels = prototype_layer(model).vectors is None
+    return _out(model, unit) if channels else f"re-home {model.evidence.units.names[unit]} rank=2"
 
 
 def _background(model: TransparentClassifier, measures: Measures, purity: Tensor, limits: Limits) -> list[Finding]:
@@ -243,7 +253,7 @@ def _leaks(model: TransparentClassifier, measures: Measures, purity: Tensor, lim
         shares = [float(purity[p]) for p in _of_unit(model, m)]
         if min(shares) < limits.own:
             said = f"only {min(shares):.0%} of its nearest images are of a class that owns it"
-            found.append(_finding(model, m, "class leak", "error", said, f"remove {model.evidence.units.names[m]}"))
+            found.append(_finding(model, m, "class leak", "error", said, _out(model, m)))
     return found
 
 
@@ -268,7 +278,7 @@ def _noise(model: TransparentClassifier, measures: Measures, purity: Tensor, lim
         _finding(
             model, m, "noise", "warning",
             f"its activations on clean and noisy images correlate {float(measures.steadiness[m]):.2f}",
-            f"remove {model.evidence.units.names[m]}",
+            _out(model, m),
         )
         for m in _living(model)
         if float(measures.steadiness[m]) < limits.steadiness
