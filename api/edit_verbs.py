@@ -26,9 +26,9 @@ def edit(given: argparse.Namespace) -> None:
         return
     editor = vt.edit(given.run, given.root)
     # Units that are concepts have an equals sign in their name: petal_colour=red.
-    units, words = editor.model.evidence.units.names, [*given.units, *given.overrides]
-    names = [word for word in words if word in units or "=" not in word]
-    options = assignments(word for word in words if word not in names)
+    units, said = editor.model.evidence.units.names, [*given.units, *given.overrides]
+    names = [word for word in said if word in units or "=" not in word]
+    options = assignments(word for word in said if word not in names)
     if not names:
         raise UserError(f"'{given.action}' names no unit", f"vitrarium edit {given.run} {given.action} prototype_3")
     specs = [{"name": action, "unit": name, **options} for name in names]
@@ -42,10 +42,10 @@ def edit(given: argparse.Namespace) -> None:
 
 
 def _undo(given: argparse.Namespace) -> None:
-    words = [*given.units, *given.overrides]
-    if any(not word.startswith("count=") for word in words):
-        raise UserError(f"undo takes no '{words[0]}'", "the last edits go first; say how many: count=2")
-    count = assignments(words).get("count", 1)
+    said = [*given.units, *given.overrides]
+    if any(not word.startswith("count=") for word in said):
+        raise UserError(f"undo takes no '{said[0]}'", "the last edits go first; say how many: count=2")
+    count = assignments(said).get("count", 1)
     if not isinstance(count, int) or isinstance(count, bool):
         raise UserError(f"count={count}", "give a whole number")
     with working(f"editing {given.run}"):

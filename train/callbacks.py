@@ -145,6 +145,7 @@ class Keeper(pl.Callback):
         self.seconds, self.images = before
         self.start_batch = restored.batch if restored is not None else 0
         self._clock = self._saved = time.monotonic()
+        self._stop = False
 
     def on_train_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
         """Put the optimiser, the counters and the events where they were."""
@@ -199,8 +200,13 @@ class Keeper(pl.Callback):
         task.finish_epoch()
         finished = self.selection.stopped or epoch >= (trainer.max_epochs or 0)
         self.save(trainer, task, epoch, 0, finished)
-        if self.interruption.agreed() and not finished:
-            raise Interrupted(f"stopped in stage '{task.name}' after epoch {epoch}; the state is saved")
+        self._stop = self.interruption.agreed() and not finished
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, task: pl.LightningModule) -> None:
+        """Stop if the user asked at the end of the epoch before: only now are its losses in ``metrics.csv``."""
+        assert isinstance(task, Task)
+        if self._stop:
+            raise Interrupted(f"stopped in stage '{task.name}' after epoch {trainer.current_epoch}; the state is saved")
 
     def save(self, trainer: pl.Trainer, task: Task, epoch: int, batch: int, done: bool = False) -> None:
         """Write the snapshot, in the first process only: all hold the same state."""

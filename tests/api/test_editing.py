@@ -152,6 +152,37 @@ def test_at_the_terminal(run, capsys):
     assert "unknown edit 'erase'" in capsys.readouterr().err
     assert main(["edit", str(run), "remove"]) == 2
     assert "names no unit" in capsys.readouterr().err
+    assert main(["edit", str(run), "undo", "prototype_0"]) == 2
+    assert "count=2" in capsys.readouterr().err
+
+
+def test_units_with_an_equals_sign_are_named_at_the_terminal(run, capsys, monkeypatch):
+    made = []
+
+    class Stand:
+        class model:
+            class evidence:
+                class units:
+                    names = ("colour=red", "colour=blue", "thorns")
+
+        def apply(self, specs, refit):
+            made.extend(specs)
+            return []
+
+    monkeypatch.setattr(vt, "edit", lambda *_: Stand())
+    monkeypatch.setattr("vitrarium.edit_verbs.print_entries", lambda *_: None)
+    assert main(["edit", str(run), "remove", "colour=red", "thorns"]) == 0
+    assert main(["edit", str(run), "merge", "colour=red", "into=colour=blue"]) == 0
+    assert main(["edit", str(run), "re-home", "thorns", "rank=2"]) == 0
+    assert made == [
+        {"name": "remove", "unit": "colour=red"},
+        {"name": "remove", "unit": "thorns"},
+        {"name": "merge", "unit": "colour=red", "into": "colour=blue"},
+        {"name": "re_home", "unit": "thorns", "rank": 2},
+    ]
+    capsys.readouterr()
+    assert main(["edit", str(run), "forbid", "thorns", "lable=rose"]) == 2
+    assert "did you mean 'label'" in capsys.readouterr().err
 
 
 def test_the_health_report(run, capsys):

@@ -82,6 +82,8 @@ def test_several_boxes():
         ({"everywhere": "silent"}, "means all units"),
         ({"*": {"score": 1}}, "means all units"),
         ({"prototype_3": "silence"}, "did you mean 'silent'"),
+        ({"prototype_3": "score"}, "nothing with it; write prototype_3=score:0.8"),
+        ({"prototype_3": "ban"}, "nothing with it; write prototype_3=ban:"),
         ({"prototype_3": "scores:1"}, "did you mean 'score'"),
         ({"prototype_3": {"bann": [0, 0, 1, 1]}}, "did you mean 'ban'"),
         ({"prototype_3": {"ban": [0, 0, 1, 1], "score": 1}}, "told 2 things"),

@@ -116,6 +116,19 @@ def test_running_sum_ends_in_the_logit(model, picture):
     assert found.logit.label == pytest.approx(running, abs=1e-5)
 
 
+def test_the_sentence_names_what_weighs_and_what_speaks_against(model, picture):
+    with torch.no_grad():
+        model.readout.linear.weight.zero_()
+        model.readout.linear.weight[0] = torch.tensor([5.0, 0.001, 0.0, -3.0, 0.0, 0.0])
+    found = explain(model, picture)
+    said = words.sentence(found)
+    assert found.label == "rose"
+    assert "carried mostly by prototype 0 (+" in said
+    assert "prototype 1" not in said
+    assert f"although prototype 3 ({words.MINUS}" in said
+    assert "speaks against it; what each of these looks like" in said
+
+
 def test_boxes_are_tested(model, picture):
     found = explain(model, picture)
     images = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255

@@ -99,6 +99,8 @@ def test_the_last_prototype_of_a_class_stays():
     apply(model, name="remove", unit="prototype_0")
     with pytest.raises(UserError, match="last prototype of class 'rose'"):
         apply(model, name="remove", unit="prototype_1")
+    with pytest.raises(UserError, match="last prototype of class 'rose'"):
+        apply(model, name="merge", unit="prototype_1", into="prototype_2")
 
 
 def test_bounds_need_a_readout_that_keeps_them():

@@ -129,6 +129,16 @@ def test_background_border_noise_and_leak_begin_at_their_limits():
     assert not look(model).findings
 
 
+def test_no_edit_is_suggested_that_would_be_refused():
+    model, batch = make(), images()
+    model.evidence.alive[:4] = torch.tensor([True, False, False, True])
+    health = check_health(model, [batch], [batch], Limits(own=1.1, steadiness=-1.0, border=2.0, inside=-1.0))
+    edits = {f.unit: f.edit for f in health.findings if f.kind == "class leak"}
+    assert edits["prototype_0"] == "re-home prototype_0 rank=2"
+    assert edits["prototype_3"] == "re-home prototype_3 rank=2"
+    assert edits["prototype_5"] == "remove prototype_5"
+
+
 def test_pictures_of_other_weights_are_stale():
     model = make()
     sources = model.evidence.sources
