@@ -65,7 +65,7 @@ def sentence(explanation: Explanation, most: int = 3) -> str:
         names = joined([f"{r.title} ({signed(r.share.difference, digits)})" for r in shown] or ["no unit"])
         if against and -against[0].share.difference > 0.1 * max(e.logit.difference, 0.0):
             names += f", although {against[0].title} ({signed(against[0].share.difference, digits)}) speaks against it"
-        if any(r.source for r in shown):
+        if any(r.source is not None and r.source.picture is not None for r in shown):
             return f"{start}, carried mostly by {names}; what each of these looks like is shown by its training patch."
         return (
             f"{start}, carried mostly by {names}; the {e.kind}s of this model have no names, so this says where it "
@@ -140,6 +140,11 @@ def prototype_words(explanation: Explanation) -> str:
         said = (
             f"The {e.kind}s of this model were not projected: no picture shows what they stand for, "
             "only where they responded."
+        )
+    elif all(r.source is None or r.source.picture is None for r in reasons):
+        said = (
+            f"{e.kind.capitalize()}s have no names, and this model keeps no pictures of the training patches they were "
+            "taken from: only class and number of the image are told."
         )
     elif missing:
         said += f" {missing} of the {len(reasons)} shown were not projected and have none."

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 import vitrarium as vt
+from vitrarium.train.callbacks import Interruption
 from vitrarium.train.events.base import EVENTS, Event
 
 
@@ -118,6 +119,21 @@ def test_killed_twice_with_rare_saves(preset, undisturbed, tiny, tmp_path):
             vt.fit(*settings, out=tmp_path / "run", resume=True)
     vt.fit(*settings, out=tmp_path / "run", resume=True)
     same(weights(tmp_path / "run"), undisturbed)
+
+
+def test_interrupted_at_the_end_of_an_epoch_loses_no_number(preset, undisturbed, tiny, tmp_path, monkeypatch):
+    """The losses of an epoch reach metrics.csv after the epoch's last hook; stopping must wait for them."""
+    # Asked after each step but the last, and at the end of the epoch.
+    asked = iter([False] * 5 + [True] + [False] * 1000)
+    with monkeypatch.context() as patch:
+        patch.setattr(Interruption, "agreed", lambda self: next(asked))
+        with pytest.raises(vt.Interrupted, match="after epoch 1; the state is saved"):
+            vt.fit(preset, *tiny, out=tmp_path / "run")
+    vt.fit(preset, *tiny, out=tmp_path / "run", resume=True)
+    same(weights(tmp_path / "run"), undisturbed)
+    rows = [tuple(r.split(",")[:4]) for r in (tmp_path / "run" / "metrics.csv").read_text().splitlines()]
+    logged = [(stage, epoch) for stage, epoch, _, name in rows if name == "train/loss/concepts"]
+    assert logged == [("first", "0"), ("first", "1"), ("second", "0"), ("second", "1")]
 
 
 def test_killed_while_the_model_is_written(preset, undisturbed, tiny, tmp_path, monkeypatch):

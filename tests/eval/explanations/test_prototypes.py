@@ -181,6 +181,12 @@ def test_without_a_source_it_says_so(picture, tmp_path):
     assert "training patch" in some.sentence()
 
 
+def test_without_pictures_none_is_promised(picture):
+    found = explain(project_without_pictures(make({"name": "prototypes", "per_class": 2, "picture": 0})), picture)
+    assert "keeps no pictures" in words.units_words(found)
+    assert "training patch." not in found.sentence()
+
+
 @pytest.mark.parametrize("evidence", [None, {"name": "prototypes", "per_class": 2, "picture": 0}])
 def test_json_round_trip(picture, tmp_path, evidence):
     found = explain(project_without_pictures(make(evidence)), picture, do={"prototype_1": "ban:0,0,0.5,1",
