@@ -11,7 +11,6 @@ from fnmatch import fnmatch
 from typing import Any, TypeVar
 
 from vitrarium.configs.errors import UserError, closest
-from vitrarium.configs.kinds import mismatch
 
 T = TypeVar("T")
 
@@ -104,18 +103,12 @@ class Registry:
         return entry(**options, **{key: value for key, value in given.items() if key in parameters})
 
     def check(self, spec: Mapping[str, Any] | str, given: Iterable[str] = ()) -> tuple[str, dict[str, Any]]:
-        """Name and options of ``spec`` after checking names and kinds of options against the entry's signature."""
+        """Name and options of ``spec`` after checking them against the entry's signature."""
         options = {"name": spec} if isinstance(spec, str) else dict(spec)
         if "name" not in options:
             raise UserError(f"a {self.kind} needs a name", f"choose one of: {', '.join(self.list())}")
         name = str(options.pop("name"))
-        what, entry = f"{self.kind} '{name}'", self.get(name)
-        check_options(entry, options, given, what)
-        parameters = inspect.signature(entry).parameters
-        for option, value in options.items():
-            expected = mismatch(parameters[option], value) if option in parameters else ""
-            if expected:
-                raise UserError(f"the option '{option}' of {what} is {value!r}", f"give {expected}")
+        check_options(self.get(name), options, given, f"{self.kind} '{name}'")
         return name, options
 
     def list(self, pattern: str = "*") -> list[str]:

@@ -20,10 +20,9 @@ from vitrarium.models.prototypes.drift import to_pixels
 from vitrarium.models.prototypes.layer import PrototypeLayer
 from vitrarium.models.prototypes.nearest import allowed_classes, nearest_patches
 from vitrarium.models.prototypes.placing import place_at
+from vitrarium.models.readouts.refit import RefitProblem
 
 EDITS = Registry("edit", [__name__])
-
-TrainBatches = Callable[[], Iterable[Batch]]
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Bench:
     """
 
     model: TransparentClassifier
-    train: TrainBatches | None = None
+    train: Callable[[], Iterable[Batch]] | None = None
     split: Split | None = None
 
     def unit(self, name: str) -> int:
@@ -78,15 +77,15 @@ class Bench:
             raise UserError(f"{what} needs units that are prototypes, not {layer.units.kind}s", "choose another model")
         return layer
 
-    def weight(self, what: str) -> Tensor:
-        """(C, E) the weights of a linear readout, to be changed in place."""
+    def problem(self, what: str) -> RefitProblem:
+        """Weights and bounds of a linear readout; the weights are to be changed in place."""
         problem = self.model.readout.refit_problem()
         if problem is None:
             raise UserError(
                 f"{what} needs a linear readout, which {type(self.model.readout).__name__} is not",
                 "remove one of the units instead",
             )
-        return problem.weight
+        return problem
 
     def bounds(self, what: str) -> tuple[Tensor, Tensor]:
         """(C, E) the bounds that the weights of the readout keep to, to be changed in place."""
@@ -152,7 +151,7 @@ class Remove(Edit):
 
 @EDITS.register("merge")
 class Merge(Edit):
-    """Let one unit stand for two: ``into`` takes over the weights of ``unit``, which is removed.
+    """Let one unit stand for two: ``into`` takes over the weights of ``unit``, as far as its bounds allow.
 
     Args:
         unit: the one that goes.
@@ -166,9 +165,9 @@ class Merge(Edit):
 
     @torch.no_grad()
     def apply(self, bench: Bench) -> None:
-        """Add the weights entry by entry, then mask the unit."""
+        """Add the weights entry by entry, within the bounds of the one that stays, then mask the unit."""
         unit, into = bench.unit(self.options["unit"]), bench.unit(self.options["into"])
-        weight = bench.weight("to merge units")
+        problem = bench.problem("to merge units")
         if unit == into:
             raise UserError(f"'{self.options['unit']}' cannot be merged into itself", "name two units")
         refuse_emptying(bench, unit)
@@ -179,7 +178,8 @@ class Merge(Edit):
                 f"{len(kept)}",
                 "remove one of them instead",
             )
-        weight[:, kept] += weight[:, gone]
+        both = problem.weight[:, kept] + problem.weight[:, gone]
+        problem.weight[:, kept] = torch.minimum(torch.maximum(both, problem.lower[:, kept]), problem.upper[:, kept])
         _silence(bench, unit)
 
 
@@ -222,7 +222,7 @@ class Forbid(_Bounded):
     def apply(self, bench: Bench) -> None:
         """Bounds and weights become 0."""
         entries, classes = self._entries(bench, self.options["label"], own=False)
-        weight = bench.weight("to forbid a unit")
+        weight = bench.problem("to forbid a unit").weight
         for matrix in (*bench.bounds("to forbid a unit"), weight):
             for label in classes:
                 matrix[label, entries] = 0.0
@@ -249,7 +249,7 @@ class Require(_Bounded):
     def apply(self, bench: Bench) -> None:
         """Raise bound and weight."""
         entries, classes = self._entries(bench, self.options["label"], own=True)
-        weight, (lower, upper) = bench.weight("to require a unit"), bench.bounds("to require a unit")
+        weight, (lower, upper) = bench.problem("to require a unit").weight, bench.bounds("to require a unit")
         least = float(self.options["least"])
         if bool((upper[classes][:, entries] < least).any()):
             raise UserError(f"'{self.options['unit']}' is forbidden there", "undo that edit first")

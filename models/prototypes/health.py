@@ -132,7 +132,7 @@ def check_health(
     nearest, purity = None, torch.full((len(owners),), float("nan"))
     if bool(owned.any()):
         nearest = nearest_patches(model, train, neighbours, patches=False)
-        purity = own_share(nearest, owners).masked_fill(~owned, float("nan"))
+        purity = nearest.share_of(owners).masked_fill(~owned, float("nan"))
     else:
         notes.append("class leaks were not looked for: the prototypes belong to all classes")
     if bool(measures.area.isnan()):
@@ -143,12 +143,6 @@ def check_health(
     order = {name: place for place, name in enumerate(layer.units.names)}
     found.sort(key=lambda f: (f.severity != "error", order[f.unit]))
     return Health(found, measures, nearest, purity, notes, int(layer.alive.sum()))
-
-
-def own_share(nearest: Nearest, owners: Tensor) -> Tensor:
-    """(P,) share of the nearest images that come from a class which owns the prototype, (P, C) bool."""
-    own = owners.gather(1, nearest.label.clamp_min(0)) & nearest.found
-    return own.sum(1) / nearest.found.sum(1).clamp_min(1)
 
 
 def _living(model: TransparentClassifier) -> list[int]:

@@ -73,7 +73,7 @@ class _Match(torch.autograd.Function):
             _respond(piece, kind, epsilon)
         ctx.kind, ctx.epsilon = kind, epsilon
         # As they came, so that a derivative of the gradient finds its way to them.
-        ctx.save_for_backward(patches, prototypes, place)
+        ctx.save_for_backward(patches, prototypes, place, best)
         ctx.set_materialize_grads(False)
         return maps.unflatten(1, size).permute(0, 3, 1, 2), best
 
@@ -81,12 +81,16 @@ class _Match(torch.autograd.Function):
     def backward(ctx: Any, of_maps: Tensor | None, of_best: Tensor | None) -> tuple[Tensor | None, ...]:
         if of_maps is None and of_best is None:
             return None, None, None, None
-        patches, prototypes, place = ctx.saved_tensors
+        patches, prototypes, place, best = ctx.saved_tensors
         if of_maps is not None or torch.is_grad_enabled():
             given, needed = (of_maps, of_best), ctx.needs_input_grad[:2]
             first, second = _from_formula(patches, prototypes, place, ctx.kind, ctx.epsilon, given, needed)
         else:
             assert of_best is not None
+            if ctx.kind != "product":
+                # A distance that has come out as 0 is rounding, and what differs then is no direction to go: times the
+                # slope of a root at 0 it would be a gradient of thousands.
+                of_best = of_best.masked_fill(best <= 0, 0.0)
             first, second = _from_places(patches, prototypes, place, of_best, ctx.kind != "product")
         return first, second, None, None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -75,11 +76,21 @@ def measure_units(
 
 
 def _noisy(batch: Batch, noise: float, seed: int) -> Tensor:
-    drawn = []
-    for index in (torch.arange(len(batch)) if batch.index is None else batch.index).tolist():
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
-        drawn.append(torch.randn(batch.image.shape[1:], generator=generator))
-    return (batch.image + noise * torch.stack(drawn).to(batch.image)).clamp(0, 1)
+    index = torch.arange(len(batch)) if batch.index is None else batch.index
+    return (batch.image + noise * noise_of(batch.image, index, seed)).clamp(0, 1)
+
+
+def noise_of(images: Tensor, index: Tensor, seed: int) -> Tensor:
+    """Standard normal noise as large as images (B, C, H, W), which depends on position and seed alone.
+
+    Args:
+        images: their shape, precision and device are taken.
+        index: (B,) int64, position of each in its split, at least 0.
+        seed: at least 0.
+    """
+    shape = images.shape[1:]
+    drawn = [np.random.default_rng([seed, int(i)]).standard_normal(shape, np.float32) for i in index]
+    return torch.from_numpy(np.stack(drawn)).to(images)
 
 
 def object_masks(batch: Batch) -> tuple[Tensor, Tensor] | None:

@@ -56,6 +56,14 @@ class Nearest:
         """(P, k) bool, where there is an image."""
         return self.index >= 0
 
+    def among(self, owners: Tensor) -> Tensor:
+        """(P, k) bool: which of the images are of a class that owns the prototype, ``owners`` (P, C) bool."""
+        return owners.gather(1, self.label.clamp_min(0)) & self.found
+
+    def share_of(self, owners: Tensor) -> Tensor:
+        """(P,) the share of such images among those found, which is the class purity; 0 where none was found."""
+        return self.among(owners).sum(1) / self.found.sum(1).clamp_min(1)
+
 
 @dataclass(frozen=True)
 class Query:

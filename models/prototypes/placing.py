@@ -40,7 +40,7 @@ def place_at(
 
     Where units are channels and have no vectors, nothing is moved: the source is what shows the unit. Box and
     similarity are those of the prototype as it is afterwards. The pictures of all other prototypes stay as current as
-    they were. If an image cannot be read, nothing has changed.
+    they were. If an image cannot be read or a field not be measured, nothing has changed.
 
     Args:
         model: changed in place; each image is seen once.
@@ -62,6 +62,11 @@ def place_at(
     which, index, place = which.to(device), index.to(device), place.to(device)
     if len(index) and not 0 <= int(index.min()) <= int(index.max()) < len(split):
         raise UserError(f"there is no image {int(index.max())} among {len(split)}", "give positions in the split")
+    field = None
+    if len(index):
+        # Asked first: a backbone whose field cannot be measured is refused before anything has changed.
+        size = split.sample(int(index[0])).image.shape
+        field = receptive_field(model, (size[0], size[1]))
     was_current = pictures_are_current(model)
     before = {name: tensor.clone() for name, tensor in layer.sources.state_dict().items()}
     vectors = None if layer.vectors is None else layer.vectors.detach().clone()
@@ -89,9 +94,8 @@ def place_at(
         raise
     sources, labels = layer.sources, torch.as_tensor(split.labels, device=device)
     sources.index[which], sources.label[which], sources.place[which] = index, labels[index], place
-    if len(which):
-        size = split.sample(int(index[0])).image.shape
-        _put(sources.field, which, receptive_field(model, (size[0], size[1])).boxes(place))
+    if field is not None:
+        _put(sources.field, which, field.boxes(place))
     if not was_current:
         sources.drift.fill_(float("nan"))
     sources.drift[which] = 0.0

@@ -100,7 +100,7 @@ class Project(Event):
     def _log_neighbours(self, moment: Moment, around: Nearest, allowed: Tensor, wanted: Tensor) -> None:
         owned = wanted & ~allowed.all(1)
         if bool(owned.any()):
-            purity = own_neighbours(around, allowed) / around.found.sum(1).clamp_min(1)
+            purity = around.share_of(allowed)
             foreign = ~allowed.gather(1, around.label[:, :1].clamp_min(0)).squeeze(1)
             moment.log("project/class_purity", float(purity[owned].mean()))
             moment.log("project/class_leaks", float((foreign & owned).sum()))
@@ -127,12 +127,6 @@ def refuse_missing(model: TransparentClassifier, missing: Tensor, allowed: Tenso
         f"the training split has no image of class {names}, so prototype {shown} cannot be projected onto one",
         "add images of it, take the class out of the data set, or leave out the event 'project'",
     )
-
-
-def own_neighbours(around: Nearest, allowed: Tensor) -> Tensor:
-    """(P,) int64: how many of each prototype's nearest images are of one of its classes (P, C)."""
-    mine = allowed.gather(1, around.label.clamp_min(0))
-    return (mine & around.found).sum(1)
 
 
 def shared_patches(index: Tensor, place: Tensor) -> int:

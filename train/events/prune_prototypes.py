@@ -12,7 +12,7 @@ from vitrarium.configs.errors import UserError, closest
 from vitrarium.models.classifier import TransparentClassifier
 from vitrarium.models.prototypes.nearest import Nearest, Query, allowed_classes, prototype_layer, search
 from vitrarium.train.events.base import EVENTS, Event, Moment
-from vitrarium.train.events.project import MEASURED, own_neighbours, refuse_dead
+from vitrarium.train.events.project import MEASURED, refuse_dead
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class PrunePrototypes(Event):
         layer, allowed = prototype_layer(model), allowed_classes(model)
         refuse_dead(model)
         around = self._around(moment)
-        own, living = own_neighbours(around, allowed), layer.alive_prototypes()
+        own, living = around.among(allowed).sum(1), layer.alive_prototypes()
         judged = living & allowed.any(1) & ~allowed.all(1)
         typical = torch.zeros_like(layer.alive)
         typical[layer.unit_of_prototype[living & ~(judged & (own < self.least))]] = True
@@ -92,8 +92,7 @@ class PrunePrototypes(Event):
         moment.log("prune/left", float(left.sum()))
         moment.log("prune/spared", float(spared))
         if bool(judged.any()):
-            share = own[judged] / around.found[judged].sum(1).clamp_min(1)
-            moment.log("prune/class_purity", float(share.mean()))
+            moment.log("prune/class_purity", float(around.share_of(allowed)[judged].mean()))
 
     def _around(self, moment: Moment) -> Nearest:
         """The nearest images of all classes."""
@@ -113,8 +112,7 @@ class PrunePrototypes(Event):
         """Keep in ``left`` (M,) the best unit of each class that would have none; how many were kept."""
         layer = prototype_layer(model)
         living, unit_of = layer.alive_prototypes(), layer.unit_of_prototype
-        near = allowed.gather(1, around.label.clamp_min(0)) & around.found
-        alike = around.similarity.masked_fill(~near, 0.0).sum(1)
+        alike = around.similarity.masked_fill(~around.among(allowed), 0.0).sum(1)
         spared: list[str] = []
         for label, name in enumerate(model.class_names):
             mine = (living & allowed[:, label]).nonzero().squeeze(1)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vitrarium.configs.errors import UserError
+from vitrarium.eval.metrics.parts.sighting import used_units
 from vitrarium.models.classifier import TransparentClassifier
 from vitrarium.models.modes import evaluating
 from vitrarium.train.events.base import EVENTS, Event, Moment
@@ -69,14 +70,3 @@ class SilenceUnused(Event):
             for batch in moment.loaders("train"):
                 seen |= (model.observe(model.look(batch.to(seen.device))).activations > level).any(0)
         return seen
-
-
-def used_units(model: TransparentClassifier) -> Tensor:
-    """(M,) bool: units that are alive and, where the readout tells, have a weight other than 0 to some class."""
-    used, weight = model.evidence.alive.clone(), model.readout.effective_weight
-    if weight is None:
-        return used
-    owner = model.evidence.unit_of
-    speaks = torch.zeros(len(used), device=used.device)
-    speaks.index_add_(0, owner[owner >= 0], (weight != 0).any(0)[owner >= 0].float())
-    return used & (speaks > 0)

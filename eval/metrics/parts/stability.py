@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from vitrarium.eval.metrics.parts.annotation import RULES
 from vitrarium.eval.metrics.parts.base import UnitMetric
 from vitrarium.eval.metrics.parts.places import PAPER_SIZE, STRETCHED
 from vitrarium.eval.metrics.parts.sighting import Sighting, UnitLayout
+from vitrarium.models.prototypes.measures import noise_of
 from vitrarium.models.types import Output
 
 SD, BOUND = 0.2, 0.25
@@ -32,10 +32,7 @@ def noisy(images: Tensor, index: Tensor, std: Tensor, seed: int = 0) -> Tensor:
         std: (C,) by which the backbone divides pixels.
         seed: of the noise, at least 0.
     """
-    drawn = np.stack(
-        [np.random.default_rng([seed, int(i)]).standard_normal(images.shape[1:], np.float32) for i in index]
-    )
-    noise = torch.from_numpy(drawn).to(images) * SD
+    noise = noise_of(images, index, seed) * SD
     return images + noise.clamp(-BOUND, BOUND) * std.to(images)[:, None, None]
 
 

@@ -46,6 +46,15 @@ def test_a_merged_unit_leaves_its_weights_to_the_other():
     assert model.evidence.alive.tolist() == [False, True, True, True, True, True]
 
 
+def test_a_merge_keeps_to_the_bounds_of_what_stays():
+    model = make()
+    apply(model, name="forbid", unit="prototype_1", label="lily")
+    apply(model, name="require", unit="prototype_1", least=5.0)
+    apply(model, name="merge", unit="prototype_0", into="prototype_1")
+    # 1 + 5 to its own class, nothing to the one it may not speak of, -0.5 - 0.5 to the third.
+    assert model.readout.linear.weight[:, 1].tolist() == [6.0, 0.0, -1.0]
+
+
 def test_a_forbidden_unit_has_weight_zero_within_bounds():
     model = make()
     apply(model, name="forbid", unit="prototype_3", label="rose")

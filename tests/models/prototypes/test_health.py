@@ -9,7 +9,7 @@ from vitrarium.data.batch import Batch
 from vitrarium.data.preprocessing import Preprocessing
 from vitrarium.models import build
 from vitrarium.models.prototypes.drift import weights_checksum
-from vitrarium.models.prototypes.health import KINDS, Limits, check_health, own_share
+from vitrarium.models.prototypes.health import KINDS, Limits, check_health
 from vitrarium.models.prototypes.measures import measure_units
 from vitrarium.models.prototypes.nearest import Nearest
 
@@ -48,10 +48,12 @@ class TestMeasures:
         found = measure_units(model, parts(batch, 7), best=5, noise=0.1, seed=3)
         with torch.no_grad():
             evidence = model(batch.image).evidence
-            noise = [
-                torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(3 * 1_000_003 + i)) for i in range(24)
-            ]
-            noisy = model((batch.image + 0.1 * torch.stack(noise)).clamp(0, 1)).evidence.activations.double().numpy()
+            drawn = [np.random.default_rng([3, i]).standard_normal((3, 32, 32), np.float32) for i in range(24)]
+            noisy = (
+                model((batch.image + 0.1 * torch.from_numpy(np.stack(drawn))).clamp(0, 1))
+                .evidence.activations.double()
+                .numpy()
+            )
         a = evidence.activations.double().numpy()
         np.testing.assert_allclose(found.spread, np.ptp(a, axis=0), rtol=1e-5)
         np.testing.assert_allclose(found.correlation, np.corrcoef(a.T), atol=1e-5)
@@ -170,7 +172,7 @@ def test_own_share_counts_classes_that_own():
     label = torch.tensor([[0, 0, 1], [2, 1, -1]])
     nearest = Nearest(torch.zeros(2, 3), torch.where(label < 0, -1, 0), label, torch.zeros(2, 3, 2))
     owners = torch.tensor([[True, False, False], [False, True, True]])
-    assert own_share(nearest, owners).tolist() == pytest.approx([2 / 3, 1.0])
+    assert nearest.share_of(owners).tolist() == pytest.approx([2 / 3, 1.0])
 
 
 def test_pruned_units_are_not_looked_at_and_a_model_without_any_is_refused():

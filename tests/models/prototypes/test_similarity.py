@@ -187,6 +187,20 @@ def test_what_is_no_number_stays_visible_and_harms_nothing_else():
     best[0].sum().backward()
 
 
+def test_a_prototype_on_its_patch_but_for_rounding_is_not_thrown_away():
+    rng, lost = torch.Generator().manual_seed(0), 0
+    for _ in range(20):
+        latent = torch.rand(1, 64, 4, 4, generator=rng)
+        near = latent[:, :, 1, 1] + 1e-4 * torch.randn(1, 64, generator=rng)
+        prototype = near.requires_grad_()
+        best = best_matches(latent, prototype, "exp_l2").best
+        exp_l2(best).sum().backward()
+        lost += int(best == 0)
+        # exp(-|x - p|) has a slope of at most 1.
+        assert prototype.grad.norm() < 2
+    assert 0 < lost < 20
+
+
 @pytest.mark.parametrize(("pool", "top"), [("max", 1), ("topk", 3), ("topk", 99), ("focal", 1)])
 @pytest.mark.parametrize("region", [None, "some", "none"])
 def test_pooling_against_a_loop(pool, top, region):
