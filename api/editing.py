@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,14 +95,8 @@ class Editor:
             UserError: an edit that is not possible; the model and its folder stay as they were.
         """
         built = [build_edit(spec) for spec in edits]
-        kept, before = list(self.journal.entries), self._state()
-        try:
-            made = [self._make(edit, refit, measure=True) for edit in built]
-        except BaseException:
-            self._restore(before, kept)
-            raise
-        self._save()
-        return made
+        with self._all_or_nothing():
+            return [self._make(edit, refit, measure=True) for edit in built]
 
     def undo(self, count: int = 1) -> list[Entry]:
         """Take the last ``count`` edits back; those before them are made again from the start.
@@ -112,17 +107,13 @@ class Editor:
         entries = self.journal.entries
         if not 1 <= count <= len(entries):
             raise UserError(f"{count} edits cannot be undone", f"the journal holds {len(entries)}")
-        gone, kept, before = entries[-count:], entries[:-count], self._state()
-        try:
+        gone, kept = entries[-count:], entries[:-count]
+        with self._all_or_nothing():
             self._rewind()
             for entry in kept:
                 self._make(build_edit(entry.edit), entry.refit, measure=False)
-        except BaseException:
-            self._restore(before, entries)
-            raise
-        # What was measured when they were made first stays true: the same edits give the same model.
-        self.journal.entries = kept
-        self._save()
+            # What was measured when they were made first stays true: the same edits give the same model.
+            self.journal.entries = kept
         return gone
 
     def replay(self, other: Run | str | Path) -> list[Entry]:
@@ -141,14 +132,8 @@ class Editor:
         if journal is None or not journal.entries:
             raise UserError(f"'{folder}' has no edit journal", "replay the journal of a model that was edited")
         journal.require_fitting(self.model)
-        kept, before = list(self.journal.entries), self._state()
-        try:
-            made = [self._make(build_edit(entry.edit), entry.refit, measure=True) for entry in journal.entries]
-        except BaseException:
-            self._restore(before, kept)
-            raise
-        self._save()
-        return made
+        with self._all_or_nothing():
+            return [self._make(build_edit(entry.edit), entry.refit, measure=True) for entry in journal.entries]
 
     def score(self) -> Score:
         """Validation accuracy of the model as it is, over all and by class."""
@@ -224,13 +209,21 @@ class Editor:
         self.journal.entries = []
         self._seen.clear()
 
-    def _state(self) -> dict[str, Tensor]:
-        return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-
-    def _restore(self, state: Mapping[str, Tensor], entries: list[Entry]) -> None:
-        self.model.load_state_dict(state)
-        self.journal.entries = entries
-        self._seen.clear()
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Save what the block has made of the model; if it or the saving fails, everything is as it was."""
+        weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        entries, signed = list(self.journal.entries), self.journal.present
+        abstention, journal = self.model.abstention, self.model.journal
+        try:
+            yield
+            self._save()
+        except BaseException:
+            self.model.load_state_dict(weights)
+            self.journal.entries, self.journal.present = entries, signed
+            self.model.abstention, self.model.journal = abstention, journal
+            self._seen.clear()
+            raise
 
     def _save(self) -> None:
         self.model.abstention = self._threshold()

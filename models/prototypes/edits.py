@@ -165,13 +165,15 @@ class Merge(Edit):
 
     @torch.no_grad()
     def apply(self, bench: Bench) -> None:
-        """Add the weights entry by entry, within the bounds of the one that stays, then mask the unit."""
+        """Add the weights entry by entry, then mask the unit."""
         unit, into = bench.unit(self.options["unit"]), bench.unit(self.options["into"])
         problem = bench.problem("to merge units")
         if unit == into:
             raise UserError(f"'{self.options['unit']}' cannot be merged into itself", "name two units")
         refuse_emptying(bench, unit)
         gone, kept = bench.entries(unit), bench.entries(into)
+        if bool((problem.lower[:, gone] > 0).any()):
+            raise UserError(f"'{self.options['unit']}' is required", "merge the other one into it, or undo that edit")
         if len(gone) != len(kept):
             raise UserError(
                 f"'{self.options['unit']}' has {len(gone)} entries in the readout and '{self.options['into']}' has "
@@ -345,5 +347,4 @@ def refuse_emptying(bench: Bench, unit: int) -> None:
 
 def build_edit(spec: Mapping[str, Any]) -> Edit:
     """An edit from ``{name, unit, **options}``."""
-    edit: Edit = EDITS.build(spec)
-    return edit
+    return EDITS.build(spec)  # type: ignore[no-any-return]

@@ -209,3 +209,23 @@ def test_suggested_commands_can_be_typed(run, capsys):
 def test_a_model_without_prototypes_has_no_report(tiny_run, capsys):
     assert main(["prototypes", str(tiny_run.folder)]) == 2
     assert "has no prototypes" in capsys.readouterr().err
+
+
+def test_an_edit_that_cannot_be_saved_is_not_made(run, monkeypatch):
+    import vitrarium.editing
+
+    editor = vt.edit(run)
+    before, threshold = digest(editor.model), editor.model.abstention
+
+    def full(*given):
+        raise vt.UserError("the disk is full", "free some space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vitrarium.editing, "rewrite_weights", full)
+        with pytest.raises(vt.UserError, match="disk is full"):
+            editor.remove("prototype_0")
+    assert digest(editor.model) == digest(vt.load(run)) == before
+    assert editor.model.abstention == threshold
+    assert not editor.journal.entries
+    editor.remove("prototype_0")
+    assert digest(vt.load(run)) == digest(editor.model) != before

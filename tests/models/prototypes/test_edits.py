@@ -198,3 +198,12 @@ def test_a_journal_is_replayed_on_models_with_the_same_names_only():
     other.class_names = ("oak", "elm", "ash")
     with pytest.raises(UserError, match="made for the classes rose"):
         journal.require_fitting(other)
+
+
+def test_a_required_unit_is_not_merged_away():
+    model = make()
+    apply(model, name="require", unit="prototype_4")
+    with pytest.raises(UserError, match="'prototype_4' is required"):
+        apply(model, name="merge", unit="prototype_4", into="prototype_5")
+    apply(model, name="merge", unit="prototype_5", into="prototype_4")
+    assert model.readout.linear.weight[2, 4] >= 1
