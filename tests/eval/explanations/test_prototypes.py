@@ -60,7 +60,8 @@ def project(model, which):
         sources.index[p], sources.label[p], sources.drift[p], sources.similarity[p] = 100 + p, p % 3, 0.125, 0.9
         sources.box[p] = torch.tensor([0.25, 0.0, 0.75, 0.5])
         sources.field[p] = torch.tensor([0.0, 0.0, 1.0, 0.75])
-        sources.picture[p] = torch.randint(0, 256, (3, 64, 64), generator=torch.Generator().manual_seed(p))
+        if sources.picture.numel():
+            sources.picture[p] = torch.randint(0, 256, (3, 64, 64), generator=torch.Generator().manual_seed(p))
     sources.state.fill_(weights_checksum(model))
     return model
 
@@ -182,14 +183,14 @@ def test_without_a_source_it_says_so(picture, tmp_path):
 
 
 def test_without_pictures_none_is_promised(picture):
-    found = explain(project_without_pictures(make({"name": "prototypes", "per_class": 2, "picture": 0})), picture)
+    found = explain(project(make({"name": "prototypes", "per_class": 2, "picture": 0}), [0, 2]), picture)
     assert "keeps no pictures" in words.units_words(found)
     assert "training patch." not in found.sentence()
 
 
 @pytest.mark.parametrize("evidence", [None, {"name": "prototypes", "per_class": 2, "picture": 0}])
 def test_json_round_trip(picture, tmp_path, evidence):
-    found = explain(project_without_pictures(make(evidence)), picture, do={"prototype_1": "ban:0,0,0.5,1",
+    found = explain(project(make(evidence), [0, 2]), picture, do={"prototype_1": "ban:0,0,0.5,1",
                                                                           "everywhere": "ban:0.5,0,1,0.5"})  # fmt: skip
     again = Explanation.load(found.save(tmp_path / "why.json"))
     assert again.to_dict() == found.to_dict()
@@ -208,10 +209,6 @@ def test_json_round_trip(picture, tmp_path, evidence):
     old = Explanation.load(tmp_path / "old.json")
     assert old.looks == []
     assert old.bans == ()
-
-
-def project_without_pictures(model):
-    return project(model, [0, 2]) if model.evidence.sources.picture.numel() else model
 
 
 def test_what_a_person_did_is_explained(model, picture, tmp_path):
