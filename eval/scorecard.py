@@ -16,7 +16,7 @@ from vitrarium.eval.interventions import Corrector, Curve, Policy, intervention_
 from vitrarium.eval.metrics.base import METRICS, SumMetric
 from vitrarium.eval.metrics.classification import per_class
 from vitrarium.eval.metrics.layout import known_values
-from vitrarium.eval.metrics.ranking import area_under_roc, concept_aucs
+from vitrarium.eval.metrics.ranking import concept_auc_draws, concept_aucs
 from vitrarium.eval.metrics.resampling import NO_INTERVAL, Bootstrap, Interval
 from vitrarium.eval.records import Record
 from vitrarium.models.classifier import TransparentClassifier
@@ -63,7 +63,7 @@ class Scorecard:
     def concepts(self) -> ConceptSet | None:
         """The concepts that can be judged: those of the units, if the units are annotated concepts."""
         units = self.model.evidence.units
-        return units.concepts if units.truth == "concept" else None
+        return units.judged.concepts if units.truth == "concept" else None
 
     def metric(self, name: str, **options: Any) -> Any:
         """A streaming metric for this model."""
@@ -185,7 +185,7 @@ def _most_frequent(truth: Tensor, concepts: ConceptSet) -> Tensor:
 def _value_rows(card: Scorecard, probabilities: Tensor, truth: Tensor, boot: Bootstrap) -> list[dict[str, Any]]:
     """One row per concept: share of positives, accuracy, AUC, F1 and calibration error of the yes/no value."""
     assert card.concepts is not None
-    auc, draws = concept_aucs(probabilities, truth), _auc_draws(probabilities, truth, boot)
+    auc, draws = concept_aucs(probabilities, truth), concept_auc_draws(probabilities, truth, boot)
     low, high = boot.intervals(draws)
     choices = {**METRICS.build("concept_auc", classes=1, concepts=card.concepts).choices, **boot.choices}
     card.add("concept_auc", "all", auc.nanmean(), boot.interval(draws.nanmean(1)), choices)
@@ -209,21 +209,6 @@ def _value_rows(card: Scorecard, probabilities: Tensor, truth: Tensor, boot: Boo
             }
         )  # fmt: skip
     return rows
-
-
-def _auc_draws(probabilities: Tensor, truth: Tensor, boot: Bootstrap) -> Tensor:
-    """Resampled AUC of each concept, (S, K)."""
-    present, known = known_values(truth)
-
-    def each(counts: Tensor) -> Tensor:
-        turned, found = counts.T.contiguous(), []
-        for k in range(truth.shape[1]):
-            rows = known[:, k]
-            part = turned if bool(rows.all()) else turned[rows]
-            found.append(area_under_roc(probabilities[rows, k], present[rows, k], part))
-        return torch.stack(found, 1)
-
-    return boot.draws(each) if boot.samples else torch.zeros(0, truth.shape[1])
 
 
 def intervention_records(

@@ -27,6 +27,7 @@ class Intervention:
             image a unit may look at (0 = banned), or None.
 
     On a unit with a map, a value means an additive shift of the map that makes the reduced activation equal it.
+    ``mask`` and ``values`` may be narrower than M: units beyond them are left alone.
     """
 
     mask: Tensor
@@ -35,7 +36,16 @@ class Intervention:
 
     def apply(self, activations: Tensor) -> Tensor:
         """``activations`` (B, M) with the set units replaced."""
-        return torch.where(self.mask, self.values.to(activations), activations)
+        whole = self.widened(activations.shape[1])
+        return torch.where(whole.mask, whole.values.to(activations), activations)
+
+    def widened(self, units: int) -> Intervention:
+        """The same intervention on a table of ``units``, those beyond its own left alone."""
+        missing = units - self.mask.shape[1]
+        if missing <= 0:
+            return self
+        pad = torch.nn.functional.pad
+        return Intervention(pad(self.mask, (0, missing)), pad(self.values, (0, missing)), self.region)
 
     def to(self, device: torch.device | str) -> Intervention:
         """The intervention on another device."""

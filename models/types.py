@@ -32,8 +32,8 @@ class Evidence:
         vector: (B, E) what the readout consumes; (S, B, E) for sampled evidence.
         maps: (B, M, h, w) where the units respond, or None.
         scores: (B, M) what concept losses are computed on (log-odds; softmax scores in categorical groups),
-            or None where units have no native probability.
-        probabilities: (B, M) in [0, 1], or None where units have none.
+            or None where units have no native probability. Where some units are free, of the others alone.
+        probabilities: (B, M) in [0, 1], or None where units have none; as ``scores``, without free units.
         context: what else a readout may see (a residual, relevances, a carry), by name.
         state: what the layer needs to recompute after an intervention, by name.
     """

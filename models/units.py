@@ -29,6 +29,7 @@ class UnitTable:
         alive: (M,) bool; a pruned unit is masked, shapes change only when the model folder is written.
         absent: (M,) the activation that stands for "absent"; NaN until calibrated for unbounded units.
         present: (M,) the activation that stands for "present".
+        free: how many units at the end have no truth although the others have one (axes that nobody has named).
     """
 
     kind: str
@@ -38,6 +39,7 @@ class UnitTable:
     alive: Tensor
     absent: Tensor
     present: Tensor
+    free: int = 0
 
     @staticmethod
     def of_concepts(concepts: ConceptSet) -> UnitTable:
@@ -55,13 +57,53 @@ class UnitTable:
         nan = torch.full((size,), float("nan"))
         return UnitTable(kind, groups, "none", "none", torch.ones(size, dtype=torch.bool), nan, nan.clone())
 
+    @staticmethod
+    def with_free(concepts: ConceptSet, kind: str, size: int) -> UnitTable:
+        """One unit per concept, then free ones up to ``size``; no probability, values unknown until calibrated.
+
+        Raises:
+            UserError: more concepts than units.
+        """
+        judged = len(concepts)
+        if size < judged:
+            raise UserError(
+                f"{judged} concepts do not fit on {size} units",
+                "choose fewer concepts or a wider layer: one unit for each concept is needed",
+            )
+        free = tuple(ConceptGroup(f"{kind}_{m}", (m,), ("yes",), False) for m in range(judged, size))
+        nan = torch.full((size,), float("nan"))
+        return UnitTable(
+            kind, (*concepts.groups, *free), "concept", "none", torch.ones(size, dtype=torch.bool), nan, nan.clone(),
+            size - judged,
+        )  # fmt: skip
+
     def __len__(self) -> int:
         return self.alive.shape[0]
+
+    @property
+    def judged(self) -> UnitTable:
+        """The table of the units that have a truth: all but the free ones, which are the last.
+
+        An intervention on these alone is one on the whole table (:meth:`Intervention.widened`).
+        """
+        if not self.free:
+            return self
+        count = len(self) - self.free
+        groups = tuple(group for group in self.groups if group.members[-1] < count)
+        return UnitTable(
+            self.kind, groups, self.truth, self.probability, self.alive[:count], self.absent[:count],
+            self.present[:count],
+        )  # fmt: skip
 
     @property
     def named(self) -> bool:
         """Whether the units carry names that mean something to people, and not just numbers."""
         return any(group.name != f"{self.kind}_{m}" for m, group in enumerate(self.groups))
+
+    @property
+    def kinds(self) -> str:
+        """The kind in the plural: "channels", "axes"."""
+        return f"{self.kind.removesuffix('is')}es" if self.kind.endswith("is") else f"{self.kind}s"
 
     @property
     def concepts(self) -> ConceptSet:
@@ -136,6 +178,7 @@ class UnitTable:
             "kind": self.kind,
             "truth": self.truth,
             "probability": self.probability,
+            "free": self.free,
             "names": list(self.names),
             **ConceptSet(self.groups).to_dict(),
         }

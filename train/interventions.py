@@ -45,7 +45,7 @@ class TrainingDo:
         """The intervention for this batch, or None."""
         if self.kind == "none":
             return None
-        units = model.evidence.units
+        units = model.evidence.units.judged
         assert batch.concepts is not None
         if self.kind == "truth":
             mask = torch.ones_like(batch.concepts, dtype=torch.bool)

@@ -152,7 +152,7 @@ def intervention_curve(
     """
     if trials < 1:
         raise UserError(f"trials={trials}", "give at least 1")
-    (name, chosen), units = _policy(policy), model.evidence.units
+    (name, chosen), units = _policy(policy), model.evidence.units.judged
     chosen.require(units)
     corrector = corrector or annotation(model, collected)
     if tuple(corrector.truth.shape) != (len(collected), len(units)):
@@ -215,7 +215,7 @@ def accuracy_fully_corrected(
     model: TransparentClassifier, collected: Collected, corrector: Corrector | None = None, chunk: int = 4096
 ) -> float:
     """Class accuracy when every group that can be answered is corrected."""
-    groups = len(model.evidence.units.groups)
+    groups = len(model.evidence.units.judged.groups)
     curve = intervention_curve(
         model, collected, trials=1, budgets=[groups], corrector=corrector, chunk=chunk, bootstrap=0
     )
@@ -257,7 +257,7 @@ def _session(
     static: bool,
 ) -> Session:
     """Everything a trial needs, computed once."""
-    units = model.evidence.units
+    units = model.evidence.units.judged
     truth, known = corrector.answers(units)
     units = replace(units, alive=units.alive.cpu(), absent=units.absent.cpu(), present=units.present.cpu())
     full = set_units(units, truth, torch.ones_like(truth, dtype=torch.bool))

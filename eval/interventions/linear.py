@@ -54,7 +54,9 @@ class LinearSteps:
         readout = model.readout
         if not isinstance(readout, Linear) or evidence.vector.dim() != 2:
             return None
-        unit_of = model.evidence.unit_of.cpu()
+        owner = model.evidence.unit_of.cpu()
+        # Entries of free units change as little as those that are nobody's.
+        unit_of = torch.where(owner < len(units), owner, -1)
         entries = _entries(unit_of, units)
         if 4 * entries.shape[1] > len(unit_of):
             return None

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vitrarium.configs.errors import UserError
 from vitrarium.configs.registry import Registry
 from vitrarium.models.backbones.layouts import Layout
+from vitrarium.models.backbones.norms import LAST_NORM, last_norm
 from vitrarium.models.backbones.probing import all_learning, numbers_behind, values_at
 from vitrarium.models.types import Features
 
@@ -165,11 +166,15 @@ class Backbone(nn.Module, ABC):
     def truncate(self, cut: str) -> Backbone:
         """The backbone up to ``cut`` (a named cut or any module path), without the layers above it.
 
+        ``last_norm`` is the last normalisation on the way to the final map, whatever its path.
+
         It shares the parameters of this backbone, or is this backbone, shortened: use one of them. Where torch.fx
         made the cut, a readout may still ask for the :meth:`tail`.
         """
         if cut == self.cut:
             return self
+        if cut == LAST_NORM:
+            cut = last_norm(self)
         stem, rest = self.split(cut)
         # Not a submodule: the layers above the cut belong to whoever takes them, or to nobody.
         stem.__dict__["_tail"] = (rest, self.channels)
@@ -187,6 +192,17 @@ class Backbone(nn.Module, ABC):
             )
         rest: tuple[nn.Module, int] = self.__dict__["_tail"]
         return rest
+
+    def open_norm(self) -> bool:
+        """Take out the normalisation that this backbone ends with, so that evidence may take its place.
+
+        The map is then what the normalisation was given. The activation of a joint norm-and-activation goes to the
+        front of the :meth:`tail`.
+
+        Returns:
+            Whether there was one: a backbone that ends otherwise stays as it is.
+        """
+        return False
 
     def maps(self, pixels: Tensor) -> dict[str, tuple[Tensor, Any]]:
         """Of a whole backbone, by named cut, the map of ``pixels`` (B, C, H, W) and the node of its gradient."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vitrarium.configs.errors import UserError, closest
 from vitrarium.models.backbones.base import Backbone, Cut
 from vitrarium.models.backbones.layouts import Layout, detect
+from vitrarium.models.backbones.norms import is_norm, without_norm
 from vitrarium.models.backbones.tracing import Trace, assemble, live_across, trace, without_inplace
 from vitrarium.models.types import Features
 
@@ -35,6 +36,25 @@ class Stem(Backbone):
         self.cut, self.cuts = cut, {cut: place}
         self.origin, self.channels_last = whole.origin, whole.channels_last
         self.image_size, self.probe_size = whole.image_size, whole.probe_size
+        self.path = whole.aliases.get(cut, cut)
+
+    def open_norm(self) -> bool:
+        """See :meth:`Backbone.open_norm`."""
+        norm = self.network.get_submodule(self.path)
+        if not is_norm(norm):
+            return False
+        left = without_norm(norm)
+        if left is None:
+            raise UserError(
+                f"'{self.path}' is a {type(norm).__name__}, and what else than a normalisation it does is not known",
+                "cut the backbone at another module",
+            )
+        self.network.set_submodule(self.path, nn.Identity())
+        if not isinstance(left, nn.Identity):
+            rest, _ = self.tail()
+            assert isinstance(rest, Tail)
+            rest.begin_with(left)
+        return True
 
     def forward(self, x: Tensor) -> Features:
         """(B, C, H, W) pixels in [0, 1] to the map (B, D, h, w) at the cut and what else is alive there."""
@@ -64,10 +84,18 @@ class Tail(nn.Module):
     def __init__(self, network: nn.Module, arrangement: Layout, final: Layout) -> None:
         super().__init__()
         self.network, self.arrangement, self.final = network, arrangement, final
+        self.first: nn.Module | None = None
+
+    def begin_with(self, first: nn.Module) -> None:
+        """Let the map pass through another module before it enters the network."""
+        without_inplace(first)
+        self.first = first
 
     def forward(self, map: Tensor, *carry: Tensor) -> Tensor:
         """(B, D, h, w) and the stem's carry to (B, D', h', w'). Neither is written to."""
         prefixes = 1 if self.arrangement.prefix else 0
+        if self.first is not None:
+            map = self.first(map)
         value = self.arrangement.write(map, carry[:prefixes])
         return self.final.read(self.network(value, *carry[prefixes:]), map.shape[-2:])[0]
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vitrarium.configs.errors import UserError, closest
 from vitrarium.models.backbones.base import FINAL, Backbone, Cut, finish, first_line, for_channels
 from vitrarium.models.backbones.layouts import Layout
+from vitrarium.models.backbones.norms import is_norm
 from vitrarium.models.backbones.probing import drop_unused, evaluate
 from vitrarium.models.backbones.tracing import without_inplace
 from vitrarium.models.types import Features
@@ -70,19 +71,37 @@ class TimmBackbone(Backbone):
         return super().split(cut)
 
     def truncate(self, cut: str) -> Backbone:
-        """Up to ``cut``: a name of timm's feature list by timm's own means, any other module by torch.fx."""
+        """Up to ``cut``: a name of timm's feature list by timm's own means, any other module by torch.fx.
+
+        A normalisation is left to torch.fx as well, so that it can be opened.
+        """
         if cut == FINAL and FINAL in self.cuts:
             drop_unused(self.network, _end, self._probe())
             return self
-        if cut not in self.cuts:
+        if cut not in self.cuts or self._is_norm(cut):
             drop_unused(self.network, _end, self._probe())
             return super().truncate(cut)
+        self._keep_tail(cut)
         names = list(self.cuts)
         place = names.index(cut)
         self.feature = _prune(self.network, place)
         self.cut, self.cuts = cut, {name: self.cuts[name] for name in names[: place + 1]}
         drop_unused(self.network, lambda network, pixels: _feature(network, pixels, self.feature), self._probe())
         return self
+
+    def _is_norm(self, cut: str) -> bool:
+        return is_norm(dict(self.network.named_modules()).get(cut, self.network))
+
+    def _keep_tail(self, cut: str) -> None:
+        """Before the layers above a cut are taken out, remember them for :meth:`tail`, where torch.fx can follow."""
+        if not self.has_final:
+            return
+        try:
+            stem, rest = self.split(cut)
+        except UserError:
+            return
+        if "carry" not in stem.gives:
+            self.__dict__["_tail"] = (rest, self.channels)
 
     def maps(self, pixels: Tensor) -> dict[str, tuple[Tensor, Any]]:
         """See :meth:`Backbone.maps`."""

@@ -142,7 +142,8 @@ class PrototypeLayer(EvidenceLayer):
         if evidence.maps is None or changed.maps is None or not self.shift_moves_activation:
             return changed
         before = evidence if do.region is None else self.confine(evidence, do.region)
-        shift = torch.where(do.mask, changed.activations - before.activations, torch.zeros_like(before.activations))
+        mask = do.widened(changed.activations.shape[1]).mask
+        shift = torch.where(mask, changed.activations - before.activations, torch.zeros_like(before.activations))
         return replace(changed, maps=changed.maps + shift[:, :, None, None])
 
     def confine(self, evidence: Evidence, region: Tensor) -> Evidence:

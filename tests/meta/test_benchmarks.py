@@ -1,4 +1,4 @@
-"""Benchmarks of prototypes run, and their two sides agree."""
+"""Benchmarks of layers run, and their two sides agree."""
 
 from __future__ import annotations
 
@@ -33,3 +33,12 @@ def test_similarities_are_those_of_the_released_ways(benchmark_modules, capsys):
 def test_every_group_has_its_rows(benchmark_modules):
     for module in benchmark_modules("prototypes").GROUPS.values():
         assert callable(benchmark_modules(module).rows)
+
+
+def test_whitening_and_turning_are_those_of_the_released_ways(benchmark_modules):
+    records = benchmark_modules("whitening").rows(quick=True)
+    worst = {"rotation": 1e-3, "largest |R R^T - I|": 1e-5, "whitening": 1e-4, "largest |eigenvalue - 1|": 0.1}
+    for record in records:
+        assert set(record) == set(benchmark_modules("common").FIELDS)
+        assert record["difference"] <= next(most for start, most in worst.items() if record["name"].startswith(start))
+    assert {record["target"] for record in records if record["target"]} == {20.0, 2.0}

@@ -1,0 +1,1 @@
+"""Numerics that layers are made of: whitening, rotations, reductions of maps."""
