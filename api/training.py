@@ -92,10 +92,12 @@ def build_model(
 def start_from(model: TransparentClassifier, folder: Path) -> WeightReport:
     """Copy all weights of another run that match by name and shape; the report stays with the model.
 
+    Where the readout is the rest of the network, its layers are also looked for in the other run's backbone.
+
     Raises:
         UserError: nothing of the backbone matches.
     """
-    theirs, ours = read_weights(model_folder(folder) / WEIGHTS), model.state_dict()
+    theirs, ours = _as_ours(read_weights(model_folder(folder) / WEIGHTS), model), model.state_dict()
     taken = {n: t for n, t in theirs.items() if n in ours and ours[n].shape == t.shape}
     if not any(name.startswith("backbone.") for name in taken):
         raise UserError(
@@ -114,6 +116,15 @@ def start_from(model: TransparentClassifier, folder: Path) -> WeightReport:
     )
     logger.log(logging.INFO if model.start_report.complete else logging.WARNING, "%s", model.start_report)
     return model.start_report
+
+
+def _as_ours(theirs: dict[str, torch.Tensor], model: TransparentClassifier) -> dict[str, torch.Tensor]:
+    """The weights of another model; those of its backbone that are layers of our readout have their names there."""
+    moved = dict(theirs)
+    for ours, name in model.readout.names_elsewhere().items():
+        if ours not in moved and name in moved:
+            moved[ours] = moved.pop(name)
+    return moved
 
 
 def weight_reports(model: TransparentClassifier) -> dict[str, dict[str, Any]]:

@@ -28,6 +28,7 @@ class DeployReport:
         plain: module paths of what took a plain form: by its method ``deployed``, or by a parametrisation that was
             computed once and for all.
         parameters: how many numbers the model held before and after, running statistics included.
+        affine: module paths of affine steps (whitening and rotation) that the convolution before them now holds.
     """
 
     norms: tuple[str, ...] = ()
@@ -35,6 +36,7 @@ class DeployReport:
     standardisation: tuple[str, ...] = ()
     plain: tuple[str, ...] = ()
     parameters: tuple[int, int] = (0, 0)
+    affine: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         said = [f"{_count(len(self.norms), 'batch norm')} folded"]
@@ -42,6 +44,8 @@ class DeployReport:
             said[0] += f" ({len(self.norms_left)} stay, {self.norms_left[0]} among them)"
         if self.standardisation:
             said.append(f"the pixels' {' and '.join(self.standardisation)} folded into the first convolution")
+        if self.affine:
+            said.append("whitening and rotation folded into the convolution before them")
         if self.plain:
             said.append(f"{_count(len(self.plain), 'module')} in a plain form")
         before, after = self.parameters
@@ -78,10 +82,12 @@ def deploy(model: TransparentClassifier, fold: bool = True) -> TransparentClassi
     norms: list[str] = []
     kept: list[str] = []
     standardisation: tuple[str, ...] = ()
+    affine: list[str] = []
     if fold:
         folding = Folding(copy, _any_image(copy))
         standardisation = folding.fold_standardisation()
         norms, kept = folding.fold_norms()
+        affine = folding.fold_affine()
     if copy.backbone.channels_last:
         # Weights in the memory order of the maps: otherwise the convolution turns them round at every call.
         copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -90,7 +96,7 @@ def deploy(model: TransparentClassifier, fold: bool = True) -> TransparentClassi
     # Folding changes weights, but not what they see: pictures that were current still are.
     carry_state(model, copy)
     copy.deploy_report = DeployReport(
-        tuple(norms), tuple(kept), standardisation, tuple(plain), (before, _numbers(copy))
+        tuple(norms), tuple(kept), standardisation, tuple(plain), (before, _numbers(copy)), tuple(affine)
     )
     return copy
 

@@ -16,6 +16,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitrarium.models.backbones.base import Backbone
+from vitrarium.models.backbones.norms import without_norm
+from vitrarium.models.layers.affine import Affine
 
 if TYPE_CHECKING:
     from vitrarium.models.classifier import TransparentClassifier
@@ -154,7 +156,7 @@ class Folding:
         for path, norm in modules:
             if not isinstance(norm, _BatchNorm) or not self.watch.takers(norm.running_mean):
                 continue
-            layer, rest = self._layer_before(norm), _without_norm(norm)
+            layer, rest = self._layer_before(norm), _rest_of(norm)
             if layer is None or rest is None:
                 kept.append(path)
                 continue
@@ -171,15 +173,45 @@ class Folding:
 
     def _layer_before(self, norm: Any) -> Any:
         """The layer whose output goes to this norm alone, each of them used once; None if there is none."""
-        call = self.watch.only_taker(norm.running_mean)
+        layer = self._layer_that_feeds(norm.running_mean, self.escaping)
+        return layer if layer is not None and layer.weight.shape[0] == norm.num_features else None
+
+    def _layer_that_feeds(self, of: Tensor, escaping: set[int]) -> Any:
+        """The layer whose output goes to the one operation that takes ``of`` and nowhere else; None without one."""
+        call = self.watch.only_taker(of)
         if call is None:
             return None
         x = call.tensors[0]
         maker = self.watch.maker(x)
-        if maker is None or self.watch.only_taker(x) is not call or id(x) in self.escaping:
+        if maker is None or self.watch.only_taker(x) is not call or id(x) in escaping:
             return None
         layer = self._layer_of(maker)
-        return layer if layer is not None and layer.weight.shape[0] == norm.num_features == x.shape[1] else None
+        return layer if layer is not None and layer.weight.shape[0] == x.shape[1] else None
+
+    def fold_affine(self) -> list[str]:
+        """Fold affine steps A x + b over channels (whitening and rotation) into the convolution before them.
+
+        A (W * x + c) + b is a convolution with the weight A W and the bias A c + b. The map at the backbone's cut,
+        which the model hands out with its features, is then the one after the step.
+
+        Returns:
+            Module paths of the steps that are folded.
+        """
+        folded = []
+        features = self.output.features
+        escaping = self.escaping - ({id(features.map)} if features is not None else set())
+        steps: list[tuple[str, Any]] = [(p, m) for p, m in self.model.named_modules() if isinstance(m, Affine)]
+        for path, step in steps:
+            layer = self._layer_that_feeds(step.weight, escaping)
+            if not isinstance(layer, nn.Conv2d) or layer.groups != 1:
+                continue
+            matrix, weight = _double(step.weight)[:, :, 0, 0], _double(layer.weight)
+            bias = _double(step.bias) + (0 if layer.bias is None else matrix @ _double(layer.bias))
+            _set(layer, torch.einsum("ij,jkuv->ikuv", matrix, weight), bias)
+            layer.out_channels = len(matrix)
+            self.model.set_submodule(path, nn.Identity())
+            folded.append(path)
+        return folded
 
     def _layer_of(self, call: Call) -> Any:
         """The layer that a call is the whole of: it takes the layer's weight as it is, and nobody else does."""
@@ -235,18 +267,15 @@ def _minds_its_bias(layer: nn.Module) -> bool:
     return type(layer) is Conv2dSame
 
 
-def _without_norm(norm: Any) -> nn.Module | None:
-    """What is left of a norm when its arithmetic is gone; None for a class that is not known."""
+def _rest_of(norm: Any) -> nn.Module | None:
+    """What is left of a batch norm whose arithmetic is exactly known; None for other classes."""
     if type(norm) in NORMS:
         return nn.Identity()
     if not type(norm).__module__.startswith("timm."):
         return None
     from timm.layers import BatchNormAct2d
 
-    if type(norm) is not BatchNormAct2d:
-        return None
-    steps = [step for step in (norm.drop, norm.act) if not isinstance(step, nn.Identity)]
-    return steps[0] if len(steps) == 1 else nn.Sequential(*steps)
+    return without_norm(norm) if type(norm) is BatchNormAct2d else None
 
 
 def _per_weight(numbers: Tensor, layer: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from vitrarium.configs.errors import UserError
 from vitrarium.configs.registry import Registry
 from vitrarium.data.corrections import Corrections
 from vitrarium.models.intervention import Intervention
+from vitrarium.models.naming import with_names
 from vitrarium.models.types import Evidence, Features
 from vitrarium.models.units import UnitTable
 
@@ -27,6 +28,9 @@ EVIDENCE = Registry(
         "vitrarium.models.evidence.softmax_channels",
         "vitrarium.models.evidence.prototype_pool",
         "vitrarium.models.evidence.deformable_prototypes",
+        "vitrarium.models.evidence.whitened_axes",
+        "vitrarium.models.evidence.part_filters",
+        "vitrarium.models.evidence.self_learnt_concepts",
     ],
 )
 
@@ -88,6 +92,14 @@ class EvidenceLayer(nn.Module, ABC):
         """The unit table with the present state of its buffers."""
         return replace(self._units, alive=self.alive, absent=self.absent, present=self.present)
 
+    def call_units(self, names: Sequence[str]) -> None:
+        """Give the M units other names; those of annotated ones stay. A model folder keeps them.
+
+        Raises:
+            UserError: see :func:`~vitrarium.models.naming.with_names`.
+        """
+        self._units = with_names(self._units, names)
+
     def read_corrections(self, do: Mapping[str, Any]) -> Corrections:
         """Corrections by name, understood, and checked as far as that can be done without an image.
 
@@ -119,7 +131,8 @@ class EvidenceLayer(nn.Module, ABC):
         maps = evidence.maps
         if maps is not None and self.maps_average_to_activations:
             # A value on a map is a shift that makes the reduced activation equal it: under a mean, the same everywhere.
-            shift = torch.where(do.mask, activations - evidence.activations, torch.zeros_like(activations))
+            mask = do.widened(activations.shape[1]).mask
+            shift = torch.where(mask, activations - evidence.activations, torch.zeros_like(activations))
             maps = maps + shift[:, :, None, None]
         changed = replace(evidence, activations=activations, maps=maps)
         return replace(changed, vector=self.assemble(activations, changed))
@@ -127,6 +140,18 @@ class EvidenceLayer(nn.Module, ABC):
     def confine(self, evidence: Evidence, region: Tensor) -> Evidence:
         """The evidence when units may only look at ``region`` (B, M or 1, h, w); layers with maps override it."""
         raise UserError(f"{type(self).__name__} has no maps, so a region cannot be banned", "set values instead")
+
+    def decode_units(self, units: Tensor, size: tuple[int, int]) -> Tensor | None:
+        """What each unit stands for as an image, from a layer that can draw it; None elsewhere.
+
+        Args:
+            units: (n,) int64, their positions.
+            size: (H, W) of the images.
+
+        Returns:
+            (n, 3, H, W) in [0, 1].
+        """
+        return None
 
     def deployed(self) -> EvidenceLayer:
         """A plain layer that gives the same evidence in evaluation, for :func:`vitrarium.models.deploy.deploy`.

@@ -22,6 +22,8 @@ READOUTS = Registry(
         "vitrarium.models.readouts.class_connected",
         "vitrarium.models.readouts.nonnegative",
         "vitrarium.models.readouts.soft_tree",
+        "vitrarium.models.readouts.network",
+        "vitrarium.models.readouts.input_dependent",
     ],
 )
 
@@ -63,6 +65,18 @@ class Readout(nn.Module, ABC):
         """(E,) int64: the unit each entry of the vector belongs to, as the layer has it now."""
         layer: EvidenceLayer = self._layer  # type: ignore[assignment]
         return layer.unit_of
+
+    @property
+    def unit_names(self) -> tuple[str, ...]:
+        """Names of the M units, as the layer calls them now: people may name units later."""
+        layer: EvidenceLayer = self._layer  # type: ignore[assignment]
+        return layer.units.names
+
+    @property
+    def unit_count(self) -> int:
+        """M."""
+        layer: EvidenceLayer = self._layer  # type: ignore[assignment]
+        return len(layer.alive)
 
     @abstractmethod
     def score(self, vector: Tensor, evidence: Evidence) -> Tensor:
@@ -112,9 +126,20 @@ class Readout(nn.Module, ABC):
         """
         return None
 
+    def relevances(self, evidence: Evidence) -> Tensor | None:
+        """(B, C, M) how much each unit counts for each class in each image, where that depends on the image; else None.
+
+        Where it is given, relevance times activation is the contribution.
+        """
+        return None
+
     def path_length(self, evidence: Evidence) -> Tensor | None:
         """(B,) how many questions are asked on the way to each answer, of readouts that ask one by one; else None."""
         return None
+
+    def names_elsewhere(self) -> dict[str, str]:
+        """The names of weights of this readout, and those they have in a model whose backbone is not cut."""
+        return {}
 
     def rules(self) -> list[dict[str, Any]]:
         """What the readout has learnt, in words, where it can be said (sparse weights, tree paths)."""

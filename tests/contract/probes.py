@@ -1,4 +1,4 @@
-"""Four small members that stand for the hard cases which later families bring; when the real one moves in, its probe
+"""Three small members that stand for the hard cases which later families bring; when the real one moves in, its probe
 goes.
 
 They are registered like anybody's plugin, train through the ordinary recipe, resume, and take ``do``.
@@ -12,63 +12,13 @@ import torch
 from torch import nn
 
 from vitrarium.models.evidence.base import EVIDENCE, EvidenceLayer
-from vitrarium.models.readouts.base import READOUTS, Contributions, Readout
 from vitrarium.models.types import Evidence
 from vitrarium.models.units import UnitTable
 from vitrarium.train.distributed import shared_mean
 from vitrarium.train.terms.base import TERMS, Term
 
 
-# 1. A whitened cut inside a residual block: evidence on a map in the middle, the rest of the network as readout.
-@EVIDENCE.register("probe_whitened")
-class Whitened(EvidenceLayer):
-    gives = frozenset({"vector", "maps", "carry"})
-    maps_average_to_activations = True
-
-    def __init__(self, channels):
-        super().__init__()
-        self.set_units(UnitTable.anonymous("axis", channels))
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("whiten", torch.eye(channels))
-
-    def forward(self, features):
-        flat = features.map.transpose(0, 1).flatten(1)
-        if self.training:
-            centred = flat - flat.mean(1, keepdim=True)
-            covariance = centred @ centred.T / flat.shape[1] + 1e-3 * torch.eye(len(flat)).to(flat)
-            with torch.no_grad():
-                values, vectors = torch.linalg.eigh(covariance.float())
-                self.mean.lerp_(flat.mean(1), 0.1)
-                self.whiten.lerp_((vectors * values.rsqrt()) @ vectors.T, 0.1)
-        maps = torch.einsum("ij,bjhw->bihw", self.whiten, features.map - self.mean[:, None, None])
-        carry = {f"carry{i}": t for i, t in enumerate(features.carry)}
-        pooled = maps.mean((2, 3))
-        return Evidence(pooled, pooled, maps=maps, context=carry)
-
-    def assemble(self, activations, evidence):
-        return activations
-
-
-@READOUTS.register("probe_network")
-class Network(Readout):
-    needs = frozenset({"vector", "maps", "carry"})
-
-    def __init__(self, layer, classes, backbone):
-        super().__init__()
-        self.tail, channels = backbone.tail()
-        self.head = nn.Linear(channels, classes)
-        self.units = len(layer.units)
-
-    def score(self, vector, evidence):
-        carry = [evidence.context[f"carry{i}"] for i in range(len(evidence.context))]
-        return self.head(self.tail(evidence.maps, *carry).mean((2, 3)))
-
-    def contributions(self, evidence, classes):
-        logit = self.score(evidence.vector, evidence).gather(1, classes[:, None])[:, 0]
-        return Contributions(logit.new_zeros(len(logit), self.units), logit, logit * 0, additive=False)
-
-
-# 2. Sampled evidence whose units inform each other when one is set.
+# 1. Sampled evidence whose units inform each other when one is set.
 @EVIDENCE.register("probe_gaussian")
 class Gaussian(EvidenceLayer):
     needs = frozenset({"map", "concepts"})
@@ -103,7 +53,7 @@ class Gaussian(EvidenceLayer):
         return "corrections solve a linear system, which ONNX cannot" if format == "onnx" else None
 
 
-# 3. Units with a certified radius.
+# 2. Units with a certified radius.
 @EVIDENCE.register("probe_certified")
 class Certified(EvidenceLayer):
     def __init__(self, channels, centres: int = 4):
@@ -125,7 +75,7 @@ class Certified(EvidenceLayer):
         return ((top[:, :1] - top[:, 1:]) / (2 * bound)).expand_as(evidence.activations)
 
 
-# 4. A term with running state that needs the gradient of a gradient.
+# 3. A term with running state that needs the gradient of a gradient.
 @TERMS.register("probe_flat")
 class Flat(Term):
     needs = frozenset({"input_gradient"})

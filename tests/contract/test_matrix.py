@@ -20,6 +20,8 @@ CONCEPTS = ConceptSet.categorical(
 )
 CLASSES = ("rose", "lily", "daisy")
 SMALL = {"name": "convnet", "widths": (8, 8)}
+# Readouts that are the rest of a network need one that is cut inside.
+BACKBONES = (SMALL, {**SMALL, "cut": "last_norm"})
 
 # Options that change what a layer does; each layer is tested with its defaults and with each of these.
 EVIDENCE_OPTIONS = {
@@ -45,12 +47,29 @@ EVIDENCE_OPTIONS = {
         {"per_class": 2},
         {"per_class": 1, "part": 3, "interpolation": "linear", "addon": "plain", "width": 4},
     ],
+    "whitened_axes": [
+        {},
+        {"reduction": "mean", "groups": 1, "method": "cholesky"},
+        {"reduction": "positive_mean", "axes": ["thorns", "scent"], "groups": 2},
+        {"reduction": "max", "axes": ["scent"], "method": "iternorm"},
+    ],
+    "part_filters": [
+        {},
+        {"filters": 5, "mask": "centre_of_mass", "learn_steepness": True, "reduction": "max"},
+        {"mask": "none", "reduction": "pool_max"},
+    ],
+    "self_learnt_concepts": [
+        {"count": 5, "width": 4},
+        {"count": 4, "width": 4, "activation": "relu", "reduction": "max", "rotation": True},
+        {"count": 2, "width": 4, "activation": "sigmoid", "supervised": True, "head": True},
+    ],
 }
 READOUT_OPTIONS = {
     "mlp": [{}, {"hidden": (8, 8)}],
     "linear": [{}, {"bias": False}],
     "nonnegative": [{}, {"scale": "plain"}],
     "soft_tree": [{}, {"decide": "likely", "depth": 2}, {"decide": "soft"}],
+    "input_dependent": [{}, {"hidden": 0, "bias": False}],
 }
 
 
@@ -63,13 +82,20 @@ def cases(registry, options):
     return [{"name": name, **chosen} for name in ours(registry) for chosen in options.get(name, [{}])]
 
 
+def backbone_for(evidence, readout):
+    """The first backbone with which the parts fit, or None: what they need is told by a refusal."""
+    for backbone in BACKBONES:
+        try:
+            build({"backbone": backbone, "evidence": evidence, "readout": readout}, CLASSES, CONCEPTS)
+        except UserError:
+            continue
+        return backbone
+    return None
+
+
 def fits(evidence, readout):
-    """Whether the parts fit, as they themselves say: what a readout needs of its evidence is told by a refusal."""
-    try:
-        build({"backbone": SMALL, "evidence": evidence, "readout": readout}, CLASSES, CONCEPTS)
-    except UserError:
-        return False
-    return True
+    """Whether the parts fit, as they themselves say."""
+    return backbone_for(evidence, readout) is not None
 
 
 EVIDENCES, ALL_READOUTS = cases(EVIDENCE, EVIDENCE_OPTIONS), cases(READOUTS, READOUT_OPTIONS)
@@ -77,7 +103,8 @@ PAIRS = [pair for pair in itertools.product(EVIDENCES, ALL_READOUTS) if fits(*pa
 NAMES = [f"{'-'.join(map(str, e.values()))}+{'-'.join(map(str, r.values()))}" for e, r in PAIRS]
 
 
-def make(evidence, readout, backbone=SMALL, seed=0):
+def make(evidence, readout, backbone=None, seed=0):
+    backbone = backbone or backbone_for(evidence, readout)
     model = build(
         {"backbone": backbone, "evidence": evidence, "readout": readout}, CLASSES, CONCEPTS, Preprocessing(16), seed
     )

@@ -14,12 +14,6 @@ from . import probes  # noqa: F401  (registers them)
 from .test_matrix import SMALL, check_export, make
 
 RECIPES = {
-    "whitened": """
-model: {preset: p, family: probe, evidence: {name: probe_whitened}, readout: {name: probe_network}}
-backbone: {name: timm/resnet10t, cut: layer2.0.bn1}
-loss: {cross_entropy: 1.0}
-recipe: {joint: {epochs: 2, terms: [cross_entropy]}}
-""",
     "gaussian": """
 model: {preset: p, family: probe, evidence: {name: probe_gaussian}, readout: {name: linear}}
 loss: {cross_entropy: 1.0, concepts: 1.0}
@@ -43,8 +37,6 @@ def test_trains_resumes_and_is_set(name, tiny, tmp_path, monkeypatch):
     preset = tmp_path / "p.yaml"
     preset.write_text(RECIPES[name])
     settings = [f"model={preset}", *tiny, "train.save_seconds=0"]
-    if name == "whitened":
-        settings.remove("backbone.widths=[8,8]")
     whole = vt.fit(*settings, out=tmp_path / "whole")
 
     from vitrarium.train.callbacks import Keeper
@@ -77,9 +69,7 @@ def test_trains_resumes_and_is_set(name, tiny, tmp_path, monkeypatch):
     torch.testing.assert_close(before.logits[1], after.logits[1])
 
 
-CUT = {"name": "timm/resnet10t", "cut": "layer2.0.bn1"}
 PROBES = {
-    "whitened": (CUT, "probe_whitened", "probe_network"),
     "gaussian": (SMALL, "probe_gaussian", "linear"),
     "certified": (SMALL, "probe_certified", "linear"),
 }

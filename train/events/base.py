@@ -30,6 +30,7 @@ EVENTS = Registry(
         "vitrarium.train.events.prune_prototypes",
         "vitrarium.train.events.drift",
         "vitrarium.train.events.tree",
+        "vitrarium.train.events.align",
     ],
 )
 

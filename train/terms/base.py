@@ -28,6 +28,10 @@ TERMS = Registry(
         "vitrarium.train.terms.slots",
         "vitrarium.train.terms.deformable",
         "vitrarium.train.terms.parts",
+        "vitrarium.train.terms.axes",
+        "vitrarium.train.terms.self_explaining",
+        "vitrarium.train.terms.robustness",
+        "vitrarium.train.terms.part_filters",
     ],
 )
 
@@ -75,7 +79,7 @@ class Term(nn.Module, ABC):
 
     Attributes:
         needs: of the data ("concepts", "human_map", "keypoints", "part_masks"), of the model's evidence ("scores",
-            "probabilities", "maps"), or of the step ("input_gradient", "views").
+            "probabilities", "maps"), or of the step ("pixels", "input_gradient", "views").
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
