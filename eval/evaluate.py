@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vitrarium.configs.errors import UserError
 from vitrarium.data.batch import Batch
+from vitrarium.eval.axes.records import axis_records
 from vitrarium.eval.collect import Collected, collect
 from vitrarium.eval.interventions import POLICIES, Curve, Policy, annotator, plot_curves
 from vitrarium.eval.metrics.base import METRICS
@@ -30,6 +31,7 @@ from vitrarium.eval.scorecard import (
     intervention_records,
     task_records,
 )
+from vitrarium.eval.self_explaining import self_explaining_records
 from vitrarium.eval.sizes import size_records
 from vitrarium.models.classifier import TransparentClassifier
 
@@ -172,6 +174,8 @@ def evaluate(
     boot = Bootstrap(len(collected), bootstrap)
     _measure(card, "all", collected, fitting, boot, trials)
     classes, concepts = class_rows(card, collected, boot), concept_rows(card, collected, boot)
+    axis_records(card, collected, boot)
+    self_explaining_records(card, collected, lambda name: loader_for(name, None), boot)
     watch.file(bootstrap)
     size_records(card, collected, boot)
     _cost(card, collected)

@@ -16,7 +16,7 @@ from vitrarium.train.interventions import TrainingDo
 from vitrarium.train.task import learnt_parts
 
 # What a step can give to every term, whatever the data and the model.
-FROM_THE_STEP = frozenset({"input_gradient"})
+FROM_THE_STEP = frozenset({"input_gradient", "pixels"})
 
 
 def check_recipe(

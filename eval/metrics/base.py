@@ -29,9 +29,13 @@ METRICS = Registry(
         "vitrarium.eval.metrics.parts.agreement",
         "vitrarium.eval.metrics.parts.stability",
         "vitrarium.eval.metrics.parts.localisation",
+        "vitrarium.eval.metrics.parts.location_instability",
+        "vitrarium.eval.metrics.parts.part_interpretability",
+        "vitrarium.eval.metrics.self_explaining",
         "vitrarium.eval.metrics.cost",
         "vitrarium.eval.metrics.human",
         "vitrarium.eval.interventions.measures",
+        "vitrarium.eval.axes.records",
     ],
 )
 
@@ -40,7 +44,8 @@ def read_fields(fields: tuple[str, ...], output: Output, batch: Batch) -> list[T
     """The tensors that a metric names, or None when the model or the data has one of them not.
 
     Args:
-        fields: of "logits" (B, C), "label" (B,), "probabilities" (B, K) of the units, "concepts" (B, K) truth.
+        fields: of "logits" (B, C), "label" (B,), "probabilities" (B, K) of the units, "concepts" (B, K) truth, "head"
+            (B, C) the logits of a black-box head beside the units.
         output: what the model answered.
         batch: what it was asked.
     """
@@ -49,6 +54,7 @@ def read_fields(fields: tuple[str, ...], output: Output, batch: Batch) -> list[T
         "label": batch.label,
         "probabilities": output.evidence.probabilities,
         "concepts": batch.concepts,
+        "head": output.evidence.context.get("head"),
     }
     tensors = [known[name] for name in fields]
     if any(t is None for t in tensors):

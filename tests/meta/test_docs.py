@@ -265,6 +265,10 @@ def test_the_options_of_own_data_are_those_of_the_code():
         ("prototypes", "### Options of prototree", "prototree"),
         ("prototypes", "### Options of pipnet", "pipnet"),
         ("prototypes", "### Options of concept_prototypes", "concept_prototypes"),
+        ("concept_whitening", "## Options", "concept_whitening"),
+        ("interpretable_cnn", "## Options", "interpretable_cnn"),
+        ("self_explaining", "### Options of antehoc", "antehoc"),
+        ("self_explaining", "### Options of senn", "senn"),
     ],
 )
 def test_the_options_of_families_are_those_of_the_code(page, heading, preset):
