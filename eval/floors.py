@@ -1,4 +1,4 @@
-"""What prototypes are held against: patches drawn by chance, and the channels of the backbone as they are."""
+"""What prototypes and part filters are held against: patches drawn by chance, channels of the backbone as they are."""
 
 from __future__ import annotations
 

@@ -20,13 +20,16 @@ from vitrarium.eval.metrics.resampling import Bootstrap
 from vitrarium.eval.scorecard import Scorecard
 from vitrarium.models.types import Evidence, Features, Output
 
-# Consistency in two ways: as in the paper, and in one that treats shared units and those of classes alike.
+# Some in two ways: as in the paper, and in one that treats shared units and those of classes alike.
 MEASURED: dict[str, dict[str, Any]] = {
     "consistency": {"name": "consistency"},
     "consistency@top": {"name": "consistency", "images": "top"},
     "purity": {"name": "purity"},
     "stability": {"name": "stability"},
     "part_localisation": {"name": "part_localisation"},
+    "location_instability": {"name": "location_instability"},
+    "location_instability@top": {"name": "location_instability", "images": "top"},
+    "part_interpretability": {"name": "part_interpretability"},
 }
 
 
@@ -56,11 +59,12 @@ class View:
 
 
 class PartsWatch:
-    """Measures consistency, purity, stability and part localisation of units with maps, on data with parts.
+    """Measures what units with maps look at, on data with parts: each metric of ``MEASURED``.
 
     Called with every answer while they are collected; what it keeps has a fixed size. Prototypes are measured beside
     two floors, under the same backbone: patches drawn by chance in their place, and the backbone's channels as they
-    are. Data without keypoints and part masks costs nothing and leaves a note.
+    are. Part filters are measured beside the second. Data without keypoints and part masks costs nothing and leaves a
+    note.
 
     Args:
         card: where records and notes go.
@@ -75,7 +79,7 @@ class PartsWatch:
         self.views: dict[str, tuple[Look, View]] = {}
         self.kind = ""
         self._asked = "maps" not in card.model.evidence.gives
-        self._prototypes = "prototypes" in card.model.evidence.gives
+        self._prototypes, self._filters = (kind in card.model.evidence.gives for kind in ("prototypes", "filters"))
 
     def __call__(self, output: Output, batch: Batch) -> None:
         """Add a batch and what the model answered; the batch has positions and lies where the model does."""
@@ -128,6 +132,7 @@ class PartsWatch:
             # From images that are not measured on.
             other = self.batches("train" if self.card.split == "val" else "val")
             looks[PATCHES] = random_patches(model, other, layout.owners), layout
+        if self._prototypes or self._filters:
             width = output.features.map.shape[1]  # type: ignore[union-attr]
             everybody = torch.ones(width, classes, dtype=torch.bool)
             looks[CHANNELS] = channels, UnitLayout(everybody, torch.ones(width, dtype=torch.bool))
@@ -146,7 +151,8 @@ class PartsWatch:
         return sight
 
     def _say_nothing(self) -> None:
-        if self._prototypes:
+        if self._prototypes or self._filters:
             self.card.notes.append(
-                "no consistency, purity, stability or part localisation: the data has neither keypoints nor part masks"
+                "nothing said of parts (consistency, purity, stability, location instability ...): "
+                "the data has neither keypoints nor part masks"
             )

@@ -44,3 +44,11 @@ def shared_sum(total: Tensor) -> Tensor:
     everywhere = total.detach().clone()
     dist.all_reduce(everywhere)
     return everywhere + (total - total.detach()) * world
+
+
+def shared_max(own: Tensor) -> Tensor:
+    """The largest of what all processes hold, entry by entry, without graph."""
+    top = own.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(top, dist.ReduceOp.MAX)
+    return top

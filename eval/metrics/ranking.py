@@ -10,6 +10,9 @@ from torch import Tensor
 from vitrarium.data.concepts import ConceptSet
 from vitrarium.eval.metrics.base import METRICS, Metric, need_concepts
 from vitrarium.eval.metrics.layout import TRUTH_RULE, known_values
+from vitrarium.eval.metrics.resampling import Bootstrap
+
+RANKS_AT_ONCE = 8_000_000
 
 
 def area_under_roc(scores: Tensor, positive: Tensor, counts: Tensor | None = None) -> Tensor:
@@ -36,7 +39,8 @@ def area_under_roc(scores: Tensor, positive: Tensor, counts: Tensor | None = Non
         return (lower + upper).double().mean() / (2 * len(negatives))
     # Rows are images, so that picking them copies whole rows; below[j] counts the j smallest negatives.
     below = counts.new_zeros(len(negatives) + 1, counts.shape[1])
-    torch.cumsum(counts[(~positive).nonzero()[:, 0][order]], 0, out=below[1:])
+    # Sums run along memory: turning the table over and back costs less than adding rows that lie apart.
+    below[1:] = counts[(~positive).nonzero()[:, 0][order]].T.contiguous().cumsum_(1).T
     weights = counts[positive.nonzero()[:, 0]]
     outscored = (weights * below[lower].add_(below[upper])).sum(0) / 2
     pairs = weights.sum(0) * below[-1]
@@ -50,6 +54,61 @@ def concept_aucs(probabilities: Tensor, truth: Tensor) -> Tensor:
         area_under_roc(probabilities[known[:, k], k], present[known[:, k], k]) for k in range(probabilities.shape[1])
     ]
     return torch.stack([auc.double().cpu() for auc in each])
+
+
+def concept_auc_draws(scores: Tensor, truth: Tensor, boot: Bootstrap) -> Tensor:
+    """The AUC of each concept in each resample of the images, (S, K); scores and truth are (N, K)."""
+    present, known = known_values(truth)
+
+    def each(counts: Tensor) -> Tensor:
+        turned, found = counts.T.contiguous(), []
+        for k in range(truth.shape[1]):
+            rows = known[:, k]
+            part = turned if bool(rows.all()) else turned[rows]
+            found.append(area_under_roc(scores[rows, k], present[rows, k], part))
+        return torch.stack(found, 1)
+
+    return boot.draws(each) if boot.samples else torch.zeros(0, truth.shape[1])
+
+
+def crossed_aucs(scores: Tensor, truth: Tensor) -> Tensor:
+    """The AUC of every score for every concept, over the images whose truth is known.
+
+    Each score is ranked once, with middle ranks for ties, for all concepts that are known on the same images; then
+    AUC = (sum of the positives' ranks - P (P + 1) / 2) / (P Q) is one matrix product (Mann and Whitney, Annals of
+    Mathematical Statistics 1947).
+
+    Args:
+        scores: (N, C).
+        truth: (N, K) in [0, 1], NaN where nobody knows.
+
+    Returns:
+        (C, K) float64; NaN for a concept without both labels.
+    """
+    present, known = known_values(truth)
+    found = torch.full((scores.shape[1], truth.shape[1]), float("nan"), dtype=torch.float64)
+    patterns, which = known.unique(dim=1, return_inverse=True)
+    for p in range(patterns.shape[1]):
+        rows, columns = patterns[:, p], (which == p).nonzero()[:, 0]
+        positive = present[rows][:, columns].double()
+        count = positive.sum(0)
+        below = count * (len(positive) - count)
+        both = below > 0
+        if not bool(both.any()):
+            continue
+        kept, step = scores[rows], max(1, RANKS_AT_ONCE // max(1, len(positive)))
+        sums = torch.cat([middle_ranks(part).T @ positive[:, both] for part in kept.split(step, 1)])
+        found[:, columns[both]] = (sums - count[both] * (count[both] + 1) / 2) / below[both]
+    return found
+
+
+def middle_ranks(values: Tensor) -> Tensor:
+    """The rank of each value in its column (N, C), float64, from 1; equal ones share the middle of their ranks."""
+    turned = values.T.contiguous()
+    ordered = turned.sort(1).values
+    left = torch.searchsorted(ordered, turned, side="left")
+    right = torch.searchsorted(ordered, turned, side="right")
+    return (left + right + 1).T.double() / 2
 
 
 @METRICS.register("concept_auc")

@@ -13,6 +13,9 @@ from vitrarium.eval.metrics.base import SumMetric
 
 _FLOATS_AT_ONCE = 16_000_000
 
+EACH_LABEL = "images of each label"
+"""What a stratified resampling is over, for records."""
+
 
 class Interval(NamedTuple):
     """A 95 % interval; NaN ends where there is none."""
@@ -63,7 +66,7 @@ class Bootstrap:
     @property
     def choices(self) -> dict[str, Any]:
         """How intervals are made, for records."""
-        return {"interval": f"{100 * self.level:g} % percentile bootstrap over {self.over}, {self.samples} resamples"}
+        return described(self.over, self.samples, self.level)
 
     def counts(self) -> Iterator[Tensor]:
         """The counts (s, N) as float32, a few resamples at a time so that memory stays bounded."""
@@ -109,6 +112,38 @@ class Bootstrap:
     def draws(self, statistic: Callable[[Tensor], Tensor]) -> Tensor:
         """Any statistic of the counts: ``statistic`` maps (s, N) counts to (s, ...) values."""
         return torch.cat([statistic(counts) for counts in self.counts()])
+
+
+def described(over: str, samples: int, level: float = 0.95) -> dict[str, Any]:
+    """How intervals are made, for records, without making any."""
+    return {"interval": f"{100 * level:g} % percentile bootstrap over {over}, {samples} resamples"}
+
+
+class StratifiedBootstrap(Bootstrap):
+    """Resamples in which each stratum keeps its size: of a concept, images that have it and images that have not.
+
+    An AUC is a mean over pairs of one of each; whoever draws them apart never loses the few positives of a rare
+    concept, and asks how it would come out with other images of both kinds.
+
+    Args:
+        strata: (N,) int or bool, the stratum of each image.
+        samples: S resamples; 0 gives no intervals.
+        seed: of the resamples.
+        level: share of the resamples inside the interval.
+    """
+
+    def __init__(self, strata: Tensor, samples: int = 1000, seed: int = 0, level: float = 0.95) -> None:
+        self.strata = strata
+        super().__init__(len(strata), samples, seed, level, EACH_LABEL)
+
+    def _draw(self) -> Tensor:
+        generator = torch.Generator().manual_seed(self.seed)
+        counts = torch.zeros(self.samples, self.images, dtype=torch.int16)
+        for stratum in self.strata.unique():
+            members = (self.strata == stratum).nonzero()[:, 0]
+            drawn = members[torch.randint(len(members), (self.samples, len(members)), generator=generator)]
+            counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.int16))
+        return counts
 
 
 def bootstrap(

@@ -21,7 +21,7 @@ NAMES = [
     "accuracy", "balanced_accuracy", "ece", "nll", "concept_accuracy", "concept_auc", "concept_f1",
     "all_concepts_right", "aurc", "excess_aurc", "risk_at_coverage", "coverage_at_threshold", "risk_at_threshold",
 ]  # fmt: skip
-PARTS = ["consistency", "purity", "stability", "part_localisation"]
+PARTS = ["consistency", "purity", "stability", "part_localisation", "location_instability", "part_interpretability"]
 # Units 0 and 1 belong to classes, 2 and 3 are shared.
 UNITS = UnitLayout(torch.eye(4, 3, dtype=torch.bool) | (torch.arange(4) > 1)[:, None], torch.ones(4, dtype=torch.bool))
 

@@ -22,7 +22,8 @@ from vitrarium.models.types import Evidence, Features
 
 IDENTITY = {"run": "r", "preset": "p", "family": "prototypes", "data": "toy", "seed": 4}
 LOOKING = {"consistency", "consistency@top", "purity", "stability", "part_localisation@energy", "part_localisation@top",
-           "part_localisation@pointing"}  # fmt: skip
+           "part_localisation@pointing", "location_instability", "location_instability@top",
+           "part_interpretability"}  # fmt: skip
 PROTOTYPES = {"name": "prototypes", "per_class": 2}
 
 
@@ -67,7 +68,8 @@ def test_prototypes_are_measured_beside_their_floors(build, make_batches, kind):
     model = build()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     evaluation = records(model, make_batches, kind=kind)
-    wanted = LOOKING if kind == "masks" else {m for m in LOOKING if "localisation" not in m}
+    need_masks = ("part_localisation", "part_interpretability")
+    wanted = LOOKING if kind == "masks" else {m for m in LOOKING if not m.startswith(need_masks)}
     for scope in ("all", PATCHES, CHANNELS):
         found = [r for r in evaluation.records if r.scope == scope and r.category in ("alignment", "stability")]
         assert {r.metric for r in found} == wanted, scope
@@ -108,11 +110,23 @@ def test_everything_with_maps_is_measured_and_floors_are_for_prototypes(build, m
     assert {r.scope for r in evaluation.records} >= {"all", PATCHES, CHANNELS}
 
 
+def test_part_filters_are_measured_beside_the_raw_channels(build, make_batches):
+    model = build("part_filters", "linear")
+    model.evidence.class_of[:3] = torch.tensor([0, 1, 2])
+    evaluation = records(model, make_batches)
+    assert {r.scope for r in evaluation.records if r.metric == "location_instability"} == {"all", CHANNELS}
+    layout = UnitLayout.of(model)
+    assert layout.owners[:3].equal(torch.eye(3, dtype=torch.bool))
+    assert layout.shared[3:].all()
+    assert len(records(model, make_batches, kind="none").notes) == 1
+
+
 def test_without_parts_nothing_runs_and_a_note_says_so(build, make_batches):
     model = build()
     evaluation = records(model, make_batches, kind="none")
     assert evaluation.notes == [
-        "no consistency, purity, stability or part localisation: the data has neither keypoints nor part masks"
+        "nothing said of parts (consistency, purity, stability, location instability ...): the data has neither "
+        "keypoints nor part masks"
     ]
     assert not [r for r in evaluation.records if r.category in ("alignment", "stability")]
     model.backbone.runs = 0

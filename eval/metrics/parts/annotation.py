@@ -33,6 +33,7 @@ class Marks:
         size: (H, W) of the images.
         points: (B, Q, 2) float32, row and column of keypoints; or None.
         sums: (B, Q, H + 1, W + 1) int32, pixels of a mask above and to the left of each place; or None.
+        masks: (B, Q, H, W) bool, or None.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class Marks:
     size: tuple[int, int]
     points: Tensor | None = None
     sums: Tensor | None = None
+    masks: Tensor | None = None
 
     @staticmethod
     def of(batch: Batch, names: Sequence[str] = ()) -> Marks | None:
@@ -52,7 +54,7 @@ class Marks:
         if batch.part_masks is not None and batch.part_masks.shape[1]:
             sums = batch.part_masks.to(torch.int32).cumsum(2, dtype=torch.int32).cumsum(3, dtype=torch.int32)
             sums = torch.nn.functional.pad(sums, (1, 0, 1, 0))
-            return Marks("part masks", sums[:, :, -1, -1] > 0, size, sums=sums)
+            return Marks("part masks", sums[:, :, -1, -1] > 0, size, sums=sums, masks=batch.part_masks)
         if batch.keypoints is not None and batch.keypoints.shape[1]:
             seen = batch.keypoints[:, :, 2] > 0
             points = batch.keypoints[:, :, [1, 0]].float()
@@ -64,6 +66,19 @@ class Marks:
     def parts(self) -> int:
         """Q."""
         return self.seen.shape[1]
+
+    def places(self) -> Tensor:
+        """(B, Q, 2) float32 row and column of each part: its keypoint, or the middle of its mask; 0 if not visible."""
+        if self.points is not None:
+            return self.points.masked_fill(~self.seen[:, :, None], 0.0)
+        assert self.sums is not None
+        middles = []
+        for edge in (self.sums[:, :, :, -1], self.sums[:, :, -1]):
+            # Pixels in each row (or column).
+            counts = edge.diff(dim=2).float()
+            steps = torch.arange(counts.shape[2], device=counts.device, dtype=torch.float32)
+            middles.append((counts @ steps) / counts.sum(2).clamp_min(1))
+        return torch.stack(middles, 2)
 
     def inside(self, which: Tensor, centres: Tensor, half: Tensor) -> Tensor:
         """Which parts lie in boxes around some pixels; see ``RULES``.

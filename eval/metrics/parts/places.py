@@ -105,3 +105,33 @@ def segment_shares(maps: Tensor, segments: Tensor, which: Tensor, top: float) ->
         found[chunk, 1] = inside.gather(1, large.topk(count, 1).indices).float().mean(1)
         found[chunk, 2] = inside.gather(1, large.argmax(1, keepdim=True))[:, 0].float()
     return found.masked_fill(flat(maps)[:, None], 0.0)
+
+
+def region_overlaps(maps: Tensor, masks: Tensor, which: Tensor, level: float) -> Tensor:
+    """How much the region of each map is like each mask of its image, as intersection over union.
+
+    The region is where the stretched map minus the weakest cell is at least ``level`` of its largest pixel. A flat map
+    has no region.
+
+    Args:
+        maps: (n, h, w).
+        masks: (B, Q, H, W) bool.
+        which: (n,) int64, the image of each map.
+        level: in (0, 1).
+
+    Returns:
+        (n, Q) in [0, 1].
+    """
+    size = (masks.shape[2], masks.shape[3])
+    flattened = masks.flatten(2).float()
+    areas = flattened.sum(2)
+    found = maps.new_zeros(len(maps), masks.shape[1], dtype=torch.float32)
+    # The masks of its image are laid out beside each map.
+    for chunk in in_chunks(len(maps), ((masks.shape[1] + 1) * size[0], size[1])):
+        weakest = maps[chunk].float().amin((1, 2), keepdim=True)
+        large = (stretched(maps[chunk], size) - weakest).flatten(1)
+        region = (large >= level * large.amax(1, keepdim=True)).float()
+        both = torch.einsum("np,nqp->nq", region, flattened[which[chunk]])
+        either = region.sum(1, keepdim=True) + areas[which[chunk]] - both
+        found[chunk] = both / either.clamp_min(1)
+    return found.masked_fill(flat(maps)[:, None], 0.0)

@@ -42,12 +42,12 @@ class UnitLayout:
     def of(model: TransparentClassifier) -> UnitLayout:
         """The units of a model, on the CPU.
 
-        Prototypes say which classes they belong to, and a readout may say for which classes a unit can speak (a tree);
-        all other units are shared.
+        Prototypes and part filters say which classes they belong to, and a readout may say for which classes a unit can
+        speak (a tree); all other units are shared.
         """
         layer, classes = model.evidence, len(model.class_names)
         owners = torch.ones(len(layer.alive), classes, dtype=torch.bool)
-        if "prototypes" in layer.gives:
+        if layer.gives & {"prototypes", "filters"}:
             owners = layer.unit_owners().cpu()  # type: ignore[operator]
         chosen = model.readout.owners()
         if chosen is not None:

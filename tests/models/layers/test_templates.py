@@ -102,7 +102,11 @@ def test_spread_is_a_standard_deviation_in_coordinates_from_minus_one_to_one():
     said = spreads(maps)
     for b in range(2):
         for m in range(3):
-            mass = [(float(maps[b, m, i, j]), 2 * (i + 0.5) / 4 - 1, 2 * (j + 0.5) / 6 - 1) for i in range(4) for j in range(6)]
+            mass = [
+                (float(maps[b, m, i, j]), 2 * (i + 0.5) / 4 - 1, 2 * (j + 0.5) / 6 - 1)
+                for i in range(4)
+                for j in range(6)
+            ]
             total = sum(w for w, _, _ in mass)
             if not total:
                 assert float(said[b, m]) == 0
