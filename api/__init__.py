@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vitrarium.experiments import experiment
     from vitrarium.exporting import export
     from vitrarium.hub import from_pretrained, push_to_hub
+    from vitrarium.judging_axes import axes, trajectories
     from vitrarium.listing import names
     from vitrarium.onnx_model import OnnxModel
     from vitrarium.predicting import predict_many
@@ -46,6 +47,7 @@ __version__ = "0.1.0"
 
 _PLACES = {
     "allow": "vitrarium.configs.allowed",
+    "axes": "vitrarium.judging_axes",
     "backbone": "vitrarium.using",
     "build": "vitrarium.using",
     "Interrupted": "vitrarium.configs.errors",
@@ -73,6 +75,7 @@ _PLACES = {
     "push_to_hub": "vitrarium.hub",
     "set_threshold": "vitrarium.using",
     "show_data": "vitrarium.checking",
+    "trajectories": "vitrarium.judging_axes",
 }
 
 __all__ = [
@@ -81,6 +84,7 @@ __all__ = [
     "Run",
     "UserError",
     "allow",
+    "axes",
     "backbone",
     "build",
     "check_data",
@@ -104,6 +108,7 @@ __all__ = [
     "push_to_hub",
     "set_threshold",
     "show_data",
+    "trajectories",
 ]
 
 

@@ -186,22 +186,52 @@ CACHE_CLEAR = "remove what is kept; it is made again when it is needed"
 
 def _edit(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", help="run folder")
-    p.add_argument("action", help="remove, merge, forbid, require, re-home, undo, replay or log")
+    p.add_argument("action", nargs="?", help="remove, merge, forbid, require, re-home, name, undo, replay or log")
     p.add_argument(
         "units", nargs="*", metavar="UNIT", help=f"names of units; for replay the run with the journal; {EDIT_OPTIONS}"
     )
     p.set_defaults(overrides=[])
+    p.add_argument(
+        "--name", action="append", default=[], metavar="UNIT=NAME",
+        help='name a unit that has no name from the data, on any evidence; repeatable: --name axis_40="dark rim"',
+    )  # fmt: skip
     p.add_argument("--no-refit", action="store_true", help="leave the weights of the readout as they are")
     _root(p)
 
 
-EDIT_OPTIONS = "label=CLASS (forbid, require), least=1 (require), into=UNIT (merge), image=N or rank=N (re-home)"
+EDIT_OPTIONS = (
+    "label=CLASS (forbid, require), least=1 (require), into=UNIT (merge), image=N or rank=N (re-home), to=NAME (name)"
+)
 
 
 def _prototypes(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", help="run folder")
     p.add_argument("-o", "--out", help="folder for gallery.html, gallery.png and health.csv (default RUN/prototypes)")
     p.add_argument("--json", action="store_true", help="print the findings as JSON")
+    _root(p)
+
+
+def _units(p: argparse.ArgumentParser) -> None:
+    p.add_argument("run", help="run folder")
+    p.add_argument("-o", "--out", help="folder for gallery.html, gallery.png and images.csv (default RUN/units)")
+    p.add_argument("--top", type=int, default=8, help="images for each unit (default 8)")
+    p.add_argument("--split", default="train", choices=["train", "val"], help="whose images (default train)")
+    p.add_argument("--only", nargs="+", default=[], metavar="NAME", help="names of units, or shell patterns of them")
+    p.add_argument("--limit", type=int, default=64, help="units at most, those with the largest weights (default 64)")
+    p.add_argument("--where", default="contour", choices=["contour", "heat", "box"], help="how a place is shown")
+    _root(p)
+
+
+def _axes(p: argparse.ArgumentParser) -> None:
+    p.add_argument("runs", nargs="+", metavar="RUN", help="run folder; several with --trajectory")
+    p.add_argument("--against", metavar="RUN", help="the run whose layer gives best filter and linear probe")
+    p.add_argument("--cut", help="that layer (default: where the axes are, else the end of the backbone)")
+    p.add_argument("--reduction", help="of its maps: mean, max, positive_mean, pool_max (default: that of the axes)")
+    p.add_argument("--split", default="test", choices=["test", "val"])
+    p.add_argument("--images", type=int, default=8, help="top images of each axis, or paths drawn (default 8)")
+    p.add_argument("--resamples", type=int, default=1000, help="of the intervals (default 1000)")
+    p.add_argument("--trajectory", metavar="A,B", help="follow images between two concepts over the layers of the runs")
+    p.add_argument("-o", "--out", help="folder for axes.html, tables and pictures (default RUN/axes)")
     _root(p)
 
 
@@ -225,6 +255,8 @@ VERBS = {
     "edit": (_edit, "change units of a trained model: recorded, measured, undoable"),
     "experiment": (_experiment, "train presets x seeds x sweeps and compare them"),
     "prototypes": (_prototypes, "gallery and health report of prototypes; exit status 3 when something is found"),
+    "units": (_units, "gallery of any units: their most activating images, where, and for which classes"),
+    "axes": (_axes, "how well units stand for annotated concepts, beside best filter and linear probe"),
     "data": (_data, "check a data set before training on it; show examples"),
     "export": (_export, "write a model as one file for onnxruntime or torch.export"),
     "cache": (_cache, "show what is kept of decoded images and features, or remove it"),

@@ -15,7 +15,12 @@ from vitrarium.verbs import print_table, say, working
 
 
 def edit(given: argparse.Namespace) -> None:
-    """Edits, undo, replay and log."""
+    """Edits, names, undo, replay and log."""
+    if given.name:
+        _name(given)
+        return
+    if given.action is None:
+        raise UserError("nothing is said to be edited", f"vitrarium edit {given.run} remove UNIT, or --name UNIT=NAME")
     action = given.action.replace("-", "_")
     others = {"undo": _undo, "replay": _replay, "log": _log}
     known = [*EDITS.list(), *others]
@@ -39,6 +44,22 @@ def edit(given: argparse.Namespace) -> None:
     print_entries(made, "validation accuracy before and after")
     say(f"written: {given.run}; vitrarium edit {given.run} undo takes it back")
     _remind(given)
+
+
+def _name(given: argparse.Namespace) -> None:
+    """``--name axis_40="dark rim"``, repeatable."""
+    if given.action is not None:
+        raise UserError(f"'{given.action}' and --name are two commands", "give them one after the other")
+    names: dict[str, str] = {}
+    for said in given.name:
+        unit, sign, name = said.rpartition("=")
+        if not sign or not unit:
+            raise UserError(f"--name {said}", 'say which unit, and how it is to be called: --name axis_40="dark rim"')
+        if names.setdefault(unit, name) != name:
+            raise UserError(f"'{unit}' is given two names: '{names[unit]}' and '{name}'", "give one")
+    for entry in vt.edit(given.run, given.root).name(names):
+        say(f"{entry.edit['unit']} is now called {entry.edit['to']}")
+    say(f"written: {given.run}; vitrarium edit {given.run} undo takes it back")
 
 
 def _undo(given: argparse.Namespace) -> None:

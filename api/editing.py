@@ -84,6 +84,13 @@ class Editor:
         """Take a prototype from another training image: ``image`` by position, or the ``rank``-th nearest."""
         return self.apply([{"name": "re_home", "unit": unit, "image": image, "rank": rank}], refit)[0]
 
+    def name(self, names: Mapping[str, str]) -> list[Entry]:
+        """Give units that nobody has named a name, ``{"axis_40": "dark rim"}``: on any evidence, and without data.
+
+        Answers stay as they are, so nothing is measured and the readout is not fitted again.
+        """
+        return self.apply([{"name": "name", "unit": unit, "to": to} for unit, to in names.items()])
+
     def apply(self, edits: Sequence[Mapping[str, Any]], refit: bool = True) -> list[Entry]:
         """Make edits in order, measure each, and save the model; either all of them are made or none.
 
@@ -95,7 +102,7 @@ class Editor:
             UserError: an edit that is not possible; the model and its folder stay as they were.
         """
         built = [build_edit(spec) for spec in edits]
-        with self._all_or_nothing():
+        with self._all_or_nothing(choose=any(edit.changes_answers for edit in built)):
             return [self._make(edit, refit, measure=True) for edit in built]
 
     def undo(self, count: int = 1) -> list[Entry]:
@@ -146,9 +153,10 @@ class Editor:
         return Score(float(right.mean()), classes)
 
     def _make(self, edit: Edit, refit: bool, measure: bool) -> Entry:
+        measure, refit = measure and edit.changes_answers, refit and edit.changes_answers
         before = self.score() if measure else None
         with torch.no_grad():
-            edit.apply(Bench(self.model, self._train, self.run.source.splits["train"]))
+            edit.apply(Bench(self.model, self._train, self.run.source.splits["train"] if edit.needs_data else None))
         if edit.needs_data:
             # Activations of a moved prototype are others.
             self._seen.clear()
@@ -194,9 +202,9 @@ class Editor:
             return self.model.readout(replace(seen.evidence, vector=vector))
 
     def _threshold(self) -> Abstention | None:
-        """Chosen anew for the same target, as the answers are others now; without edits that of the trained model."""
+        """Chosen anew for the same target where answers are others now, else that of the trained model."""
         first = self.journal.abstention
-        if first is None or not self.journal.entries:
+        if first is None or not any(build_edit(entry.edit).changes_answers for entry in self.journal.entries):
             return first
         target: dict[str, Any] = {first.rule: first.target}
         if first.rule == "risk":
@@ -210,23 +218,30 @@ class Editor:
         self._seen.clear()
 
     @contextlib.contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """Save what the block has made of the model; if it or the saving fails, everything is as it was."""
+    def _all_or_nothing(self, choose: bool = True) -> Iterator[None]:
+        """Save what the block has made of the model; if it or the saving fails, everything is as it was.
+
+        Args:
+            choose: whether the threshold of abstention is to be chosen again.
+        """
+        names = self.model.evidence.units.names
         weights = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         entries, signed = list(self.journal.entries), self.journal.present
         abstention, journal = self.model.abstention, self.model.journal
         try:
             yield
+            if choose:
+                self.model.abstention = self._threshold()
             self._save()
         except BaseException:
             self.model.load_state_dict(weights)
+            self.model.evidence.call_units(names)
             self.journal.entries, self.journal.present = entries, signed
             self.model.abstention, self.model.journal = abstention, journal
             self._seen.clear()
             raise
 
     def _save(self) -> None:
-        self.model.abstention = self._threshold()
         self.journal.sign(self.model)
         self.model.journal = self.journal
         rewrite_weights(self.run.folder, self.model)

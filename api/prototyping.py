@@ -9,7 +9,8 @@ from pathlib import Path
 
 from vitrarium.configs.errors import UserError
 from vitrarium.configs.files import write_text
-from vitrarium.eval.prototypes.gallery import Gallery, build_gallery
+from vitrarium.eval.gallery.exhibits import Gallery
+from vitrarium.eval.prototypes.gallery import build_gallery
 from vitrarium.measuring import refuse_other_data
 from vitrarium.models.prototypes.health import Finding, Health, Limits, check_health
 from vitrarium.runs import Run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vitrarium.runs import Run
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from vitrarium.editing import Editor
     from vitrarium.eval.evaluate import Evaluation
     from vitrarium.eval.explanations import Explanation
+    from vitrarium.eval.gallery.exhibits import Gallery
     from vitrarium.eval.interventions import Curve
-    from vitrarium.eval.prototypes.gallery import Gallery
     from vitrarium.models.abstention import Abstention
     from vitrarium.models.backbones.base import Backbone
     from vitrarium.models.classifier import TransparentClassifier
@@ -174,16 +174,21 @@ def intervene(
     return intervene_run(run, policies, trials, split, Path(out) if out else run.folder / "interventions")
 
 
-def edit(run: Run | str | Path, root: str | Path | None = None) -> Editor:
+def edit(run: Run | str | Path, root: str | Path | None = None, name: Mapping[str, str] | None = None) -> Editor:
     """Change the units of a trained model: every edit is recorded, measured on validation images, and can be undone.
 
     Args:
         run: a finished run.
         root: where its data lie now, if not where they were when it was trained.
+        name: names for units that have none from the data, by what they are called now: ``{"axis_40": "dark rim"}``.
+            They are given at once, whatever the evidence; no data are needed.
     """
     from vitrarium.editing import Editor
 
-    return Editor(run, root)
+    editor = Editor(run, root)
+    if name:
+        editor.name(name)
+    return editor
 
 
 def prototypes(
@@ -204,15 +209,39 @@ def prototypes(
     return prototype_report(_run(run, root), Limits(**(limits or {})))
 
 
-def gallery(model: TransparentClassifier | str | Path) -> Gallery:
-    """All living prototypes with the patches they come from; ``.save("gallery.html")`` writes a page or a picture.
+def gallery(
+    model: TransparentClassifier | Run | str | Path,
+    split: str | None = None,
+    top: int = 8,
+    only: Sequence[str] = (),
+    limit: int | None = 64,
+    where: Literal["contour", "heat", "box"] = "contour",
+    data: DataSource | Mapping[str, Any] | str | None = None,
+    root: str | Path | None = None,
+) -> Gallery:
+    """What units stand for, in pictures; ``.save("gallery.html")`` writes a page or a picture.
+
+    Each unit (channel, concept, axis, filter, prototype) is shown by the images that it is most active on, with where,
+    the classes it weighs for where the readout has weights, and what it decodes to where the evidence can draw that.
 
     Args:
-        model: a model, or what :func:`load` takes; no data are needed, the pictures are saved with it.
-    """
-    from vitrarium.eval.prototypes.gallery import build_gallery
+        model: a run or its folder; a model, model folder or animal with ``data``.
+        split: whose images are shown. None: prototypes are shown by the patches they come from, which are saved with
+            the model, so that no data are needed; all other units by images of the training split.
+        top: images for each unit.
+        only: names of units, or shell patterns of them ("axis_*"); a single one may be a string. Empty = all.
+        limit: units at most, those with the largest weights; None = all.
+        where: how a place is shown: "contour" around the highest 5 % of a unit's map, "heat", or "box".
+        data: a data set, or the name or ``{name, **options}`` of one, in place of the run's own.
+        root: where the run's data lie now, if not where they were when it was trained.
 
-    return build_gallery(_model(model))
+    Raises:
+        UserError: neither a run nor data for units that need images, an unknown split or unit.
+    """
+    from vitrarium.showing import gallery_of
+
+    names = [only] if isinstance(only, str) else only
+    return gallery_of(model, split, data, root, top=top, only=names, limit=limit, where=where)
 
 
 def _model(model: TransparentClassifier | str | Path) -> TransparentClassifier:

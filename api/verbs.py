@@ -151,6 +151,20 @@ def prototypes(given: argparse.Namespace) -> int:
     return prototype_verbs.prototypes(given)
 
 
+def axes(given: argparse.Namespace) -> None:
+    """``vitrarium axes``."""
+    from vitrarium import axes_verbs
+
+    axes_verbs.axes(given)
+
+
+def units(given: argparse.Namespace) -> None:
+    """``vitrarium units``."""
+    from vitrarium import unit_verbs
+
+    unit_verbs.units(given)
+
+
 def data(given: argparse.Namespace) -> int:
     """``vitrarium data check``, ``show`` and ``example``."""
     from vitrarium import data_verbs

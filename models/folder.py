@@ -111,6 +111,7 @@ def load_model(
         spec = {**spec, "backbone": given_again(backbone, spec["backbone"])}
     model = build(spec, config["class_names"], concepts, preprocessing)
     load_weights_into(model, read_weights(folder / WEIGHTS), str(folder))
+    _restore_names(model, config, folder / CONFIG)
     if config.get("abstention") is not None:
         model.abstention = Abstention.from_dict(config["abstention"])
     model.journal = Journal.read(folder)
@@ -232,6 +233,18 @@ def _without_weights(spec: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(backbone, Mapping):
         backbone = {key: value for key, value in backbone.items() if key != "weights"}
     return {**spec, "backbone": backbone}
+
+
+def _restore_names(model: TransparentClassifier, config: Mapping[str, Any], path: Path) -> None:
+    """Call the units what they were called when the model was saved: people may have named some."""
+    # Folders of the first version have no unit table.
+    names = (config.get("units") or {}).get("names")
+    if names is None or tuple(names) == model.evidence.units.names:
+        return
+    try:
+        model.evidence.call_units([str(name) for name in names])
+    except UserError as error:
+        raise UserError(f"the unit table in '{path}' is not that of this model: {error.problem}", error.cure) from error
 
 
 def _describe(model: TransparentClassifier, facts: Mapping[str, Any]) -> dict[str, Any]:

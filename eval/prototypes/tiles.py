@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import ImageDraw
 
-from vitrarium.data.ink import INK, PAPER, SOFT, letters
-from vitrarium.eval.explanations.heat import enlarge
+from vitrarium.eval.gallery.drawing import BOX, FIELD, empty, outline, scaled
+from vitrarium.eval.gallery.exhibits import Tile
+from vitrarium.models.classifier import TransparentClassifier
+from vitrarium.models.prototypes.nearest import prototype_layer
 from vitrarium.models.prototypes.sources import Sources
 
-BOX, FIELD = (255, 209, 40), (255, 255, 255)
-"""Colours of the percentile box and of the true receptive field."""
+SOURCES = 3
+"""Sources that are shown of a unit with several prototypes."""
 
 
 def tile(sources: Sources, prototype: int, size: int = 160) -> np.ndarray:
@@ -20,43 +22,30 @@ def tile(sources: Sources, prototype: int, size: int = 160) -> np.ndarray:
     """
     picture = sources.picture[prototype].permute(1, 2, 0).cpu().numpy()
     if not bool(sources.known[prototype]) or not picture.size:
-        return _empty(sources, prototype, size)
-    drawn = Image.fromarray(enlarge(np.ascontiguousarray(picture), size)).resize((size, size))
+        known = bool(sources.known[prototype])
+        return empty(size, "no picture\nwas kept" if known else "not projected:\nno picture")
+    drawn = scaled(picture, size)
     pen = ImageDraw.Draw(drawn)
     for box, colour in ((sources.field[prototype], FIELD), (sources.box[prototype], BOX)):
         outline(pen, [float(v) * size for v in box], colour)
     return np.asarray(drawn)
 
 
-def outline(pen: ImageDraw.ImageDraw, box: list[float], colour: tuple[int, int, int], width: int = 2) -> None:
-    """A rectangle (left, top, right, bottom) that reads on light and dark ground; nothing where it is unknown."""
-    if any(v != v for v in box):
-        return
-    left, top, right, bottom = box
-    right, bottom = max(right - 1, left + 1), max(bottom - 1, top + 1)
-    pen.rectangle((left, top, right, bottom), outline=INK, width=width + 2)
-    pen.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline=colour, width=width)
+def source_in_words(model: TransparentClassifier, prototype: int) -> str:
+    """Class of the source image and its position in the training split; empty without a source."""
+    sources = prototype_layer(model).sources
+    label = int(sources.label[prototype])
+    return f"{model.class_names[label]}, image {int(sources.index[prototype])}" if label >= 0 else ""
 
 
-def _empty(sources: Sources, prototype: int, size: int) -> np.ndarray:
-    drawn = Image.new("RGB", (size, size), (236, 239, 241))
-    known = bool(sources.known[prototype])
-    said = "no picture\nwas kept" if known else "not projected:\nno picture"
-    ImageDraw.Draw(drawn).multiline_text(
-        (size / 2, size / 2), said, fill=SOFT, font=letters(max(9, size // 12)), anchor="mm", align="center"
-    )
-    return np.asarray(drawn)
-
-
-def captioned(picture: np.ndarray, lines: list[str], colour: tuple[int, int, int] = INK) -> Image.Image:
-    """A picture with lines of text under it, the first one bold."""
-    size = picture.shape[1]
-    letter = max(9, size // 13)
-    step = round(letter * 1.35)
-    sheet = Image.new("RGB", (size, picture.shape[0] + step * len(lines) + 4), PAPER)
-    sheet.paste(Image.fromarray(picture), (0, 0))
-    pen = ImageDraw.Draw(sheet)
-    for place, line in enumerate(lines):
-        font = letters(letter, bold=place == 0)
-        pen.text((1, picture.shape[0] + 3 + step * place), line, fill=colour if place == 0 else SOFT, font=font)
-    return sheet
+def source_tiles(model: TransparentClassifier, unit: int, size: int = 160) -> list[Tile]:
+    """The sources of a unit's prototypes; none where units are no prototypes, or were never projected."""
+    if "prototypes" not in model.evidence.gives:
+        return []
+    layer = prototype_layer(model)
+    own = ((layer.unit_of_prototype == unit) & layer.sources.known).nonzero()[:, 0].tolist()[:SOURCES]
+    words = [source_in_words(model, p).partition(", ") for p in own]
+    return [
+        Tile(tile(layer.sources, p, size), "source", ("source: " + label, image))
+        for p, (label, _, image) in zip(own, words, strict=True)
+    ]

@@ -15,14 +15,12 @@ from vitrarium.configs.registry import Registry
 from vitrarium.data.batch import Batch
 from vitrarium.data.source import Split
 from vitrarium.models.classifier import TransparentClassifier
-from vitrarium.models.modes import evaluating
-from vitrarium.models.prototypes.drift import to_pixels
+from vitrarium.models.naming import refuse_name
 from vitrarium.models.prototypes.layer import PrototypeLayer
-from vitrarium.models.prototypes.nearest import allowed_classes, nearest_patches
-from vitrarium.models.prototypes.placing import place_at
+from vitrarium.models.prototypes.nearest import allowed_classes
 from vitrarium.models.readouts.refit import RefitProblem
 
-EDITS = Registry("edit", [__name__])
+EDITS = Registry("edit", [__name__, "vitrarium.models.prototypes.re_home"])
 
 
 @dataclass
@@ -46,7 +44,12 @@ class Bench:
             UserError: an unknown name, a unit that was removed before.
         """
         # Only these layers are known to leave out what is not alive.
-        names = self.layer("to edit units").units.names
+        self.layer("to edit units")
+        return self.find(name)
+
+    def find(self, name: str) -> int:
+        """As :meth:`unit`, for edits that work on units of any kind."""
+        names = self.model.evidence.units.names
         if name not in names:
             raise UserError(f"unknown {self.model.evidence.units.kind} '{name}'", closest(name, names))
         unit = names.index(name)
@@ -109,10 +112,12 @@ class Edit(ABC):
         name: registered name.
         options: what it was built with, plain containers, for the journal.
         needs_data: whether it looks at training images.
+        changes_answers: whether the model may answer otherwise after it.
     """
 
     name: ClassVar[str]
     needs_data: ClassVar[bool] = False
+    changes_answers: ClassVar[bool] = True
     options: dict[str, Any]
 
     @abstractmethod
@@ -260,70 +265,30 @@ class Require(_Bounded):
             weight[label, entries] = weight[label, entries].clamp_min(least)
 
 
-@EDITS.register("re_home")
-class ReHome(Edit):
-    """Give a prototype another source: the patch of a training image that is most like it.
+@EDITS.register("name")
+class Name(Edit):
+    """Give a unit that nobody has named a name, on any evidence; answers stay as they are.
 
     Args:
-        unit: its name.
-        image: position of the image in the training split; None = by ``rank``.
-        rank: the how-manieth nearest image to go to, from 2 (1 is where it is); at most 100.
+        unit: what it is called now.
+        to: what it is to be called.
+
+    Raises:
+        UserError: see :func:`~vitrarium.models.naming.refuse_name`.
     """
 
-    name = "re_home"
-    needs_data = True
+    name = "name"
+    changes_answers = False
 
-    def __init__(self, unit: str, image: int | None = None, rank: int | None = None) -> None:
-        if (image is None) == (rank is None):
-            raise UserError("re_home needs image or rank", "give one of the two: image=17, or rank=2")
-        if rank is not None and not 1 < rank <= 100:
-            raise UserError(f"rank={rank}", "give a number from 2 to 100")
-        self.options = {"unit": unit, "image": image, "rank": rank}
+    def __init__(self, unit: str, to: str) -> None:
+        self.options = {"unit": unit, "to": to}
 
     def apply(self, bench: Bench) -> None:
-        """One pass over the training images, or over the one that was named."""
-        unit = bench.unit(self.options["unit"])
-        layer = bench.layer("to re-home a unit")
-        if layer.vectors is None:
-            raise UserError(
-                f"{type(layer).__name__} has no prototype vectors: its units are channels", "remove the unit instead"
-            )
-        if bench.train is None or bench.split is None:
-            raise UserError("re_home looks at training images, and there are none", "give the run its data (--root)")
-        mine = (layer.unit_of_prototype == unit).nonzero()[:, 0]
-        if self.options["rank"] is not None:
-            index, place = self._by_rank(bench, mine)
-        else:
-            index, place = self._by_image(bench, mine)
-        place_at(bench.model, bench.split, mine, index, place)
-
-    def _by_rank(self, bench: Bench, mine: Tensor) -> tuple[Tensor, Tensor]:
-        assert bench.train is not None
-        rank = int(self.options["rank"])
-        found = nearest_patches(bench.model, bench.train(), rank, allowed_classes(bench.model), patches=False)
-        index = found.index[mine, rank - 1]
-        if bool((index < 0).any()):
-            raise UserError(f"there is no {rank}th image for '{self.options['unit']}'", "give a smaller rank")
-        return index, found.place[mine, rank - 1]
-
-    def _by_image(self, bench: Bench, mine: Tensor) -> tuple[Tensor, Tensor]:
-        assert bench.split is not None
-        image, layer, device = int(self.options["image"]), bench.layer("to re-home a unit"), mine.device
-        if not 0 <= image < len(bench.split):
-            raise UserError(f"there is no training image {image}", f"give a position from 0 to {len(bench.split) - 1}")
-        label = int(bench.split.labels[image])
-        if not bool(allowed_classes(bench.model)[mine, label].all()):
-            raise UserError(
-                f"image {image} shows '{bench.model.class_names[label]}', which '{self.options['unit']}' may not be "
-                "taken from",
-                "choose an image of a class that owns the prototype",
-            )
-        with evaluating(bench.model):
-            pixels = to_pixels([bench.split.sample(image).image], device).to(bench.model.backbone.mean.dtype)
-            maps = layer.similarity(layer.embed(bench.model.backbone(pixels)))[0, mine]
-        flat = maps.flatten(1).argmax(1)
-        place = torch.stack([flat // maps.shape[2], flat % maps.shape[2]], 1)
-        return torch.full_like(mine, image), place
+        """It has this name from here on: in corrections, explanations, rules, galleries, exported files."""
+        layer, to = bench.model.evidence, self.options["to"]
+        unit, table = bench.find(self.options["unit"]), layer.units
+        refuse_name(table, unit, to)
+        layer.call_units([to if m == unit else name for m, name in enumerate(table.names)])
 
 
 def refuse_emptying(bench: Bench, unit: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from shlex import quote
 
 import torch
 from torch import Tensor
@@ -206,7 +207,7 @@ def _duplicates(model: TransparentClassifier, measures: Measures, purity: Tensor
             gone.add(other)
             # Where there are no weights to take over, one of the two goes.
             linear = model.readout.refit_problem() is not None
-            edit = f"merge {names[other]} into={names[m]}" if linear else f"remove {names[other]}"
+            edit = f"merge {quote(names[other])} into={quote(names[m])}" if linear else f"remove {quote(names[other])}"
             found.append(_finding(model, other, "duplicate", "warning", said, edit, m))
     return found
 
@@ -217,13 +218,13 @@ def _out(model: TransparentClassifier, unit: int) -> str:
         refuse_emptying(Bench(model), unit)
     except UserError:
         return "" if prototype_layer(model).vectors is None else _elsewhere(model, unit)
-    return f"remove {model.evidence.units.names[unit]}"
+    return f"remove {quote(model.evidence.units.names[unit])}"
 
 
 def _elsewhere(model: TransparentClassifier, unit: int) -> str:
     """The edit that takes a prototype from another image; where units are channels it can only go."""
     channels = prototype_layer(model).vectors is None
-    return _out(model, unit) if channels else f"re-home {model.evidence.units.names[unit]} rank=2"
+    return _out(model, unit) if channels else f"re-home {quote(model.evidence.units.names[unit])} rank=2"
 
 
 def _background(model: TransparentClassifier, measures: Measures, purity: Tensor, limits: Limits) -> list[Finding]:

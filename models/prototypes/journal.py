@@ -73,7 +73,7 @@ class Journal:
         start: the tensors of evidence and readout before the first edit.
         present: digest of the weights after the last edit: a journal beside other weights is refused.
         class_names: of the model; replaying on another one compares them.
-        unit_names: of the model.
+        unit_names: of the model before the first edit.
         abstention: when the model did not answer before the first edit.
     """
 
@@ -92,7 +92,8 @@ class Journal:
 
     @torch.no_grad()
     def rewind(self, model: TransparentClassifier) -> None:
-        """Put evidence and readout back to where they were before the first edit."""
+        """Put evidence and readout back to where they were before the first edit, with the names of that time."""
+        model.evidence.call_units(self.unit_names)
         state = model.state_dict()
         for name, tensor in self.start.items():
             state[name].copy_(tensor)
@@ -133,9 +134,14 @@ class Journal:
             )
 
     def touched(self) -> list[str]:
-        """Names of the units that some edit names."""
-        named = [entry.edit[key] for entry in self.entries for key in ("unit", "into") if entry.edit.get(key)]
-        return list(dict.fromkeys(named))
+        """Names of the units that some edit names, without those that an edit before it has given."""
+        given, found = set[str](), dict[str, None]()
+        for entry in self.entries:
+            named = [entry.edit[key] for key in ("unit", "into") if entry.edit.get(key)]
+            found.update(dict.fromkeys(name for name in named if name not in given))
+            if entry.edit.get("to"):
+                given.add(entry.edit["to"])
+        return list(found)
 
     def write(self, folder: Path) -> None:
         """Write both files into a model folder that is being made (see ``save_model``)."""

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from vitrarium.configs.errors import UserError
@@ -14,20 +13,16 @@ from vitrarium.data.batch import Batch
 from vitrarium.models.classifier import TransparentClassifier
 from vitrarium.models.modes import evaluating
 from vitrarium.models.prototypes.layer import PrototypeLayer
+from vitrarium.models.strongest import NOTHING, Strongest, from_all
 
 AT_ONCE = 2**21
 """Similarities held at a time (8 MB, which stay in a processor's cache); a batch with more is looked at in pieces."""
-
-NOTHING = float("-inf")
 
 WORTH_SPARING = 2**13
 """Similarities of one image from which on it pays to compare it with the prototypes of its own class alone."""
 
 CLASSMATES = 16
 """Images of a few classes that are compared together."""
-
-FEW = 12
-"""Up to this many best images are taken one after the other, more by sorting."""
 
 
 @dataclass
@@ -129,7 +124,7 @@ def search(
             for piece in _pieces(layer, latent, index.to(device), batch.label, [one.allowed for one in running]):
                 for one in running:
                     one.take(layer, piece)
-    return [one.merged() if gather else one.state for one in running]
+    return [one.answer(gather) for one in running]
 
 
 @dataclass(frozen=True)
@@ -211,105 +206,36 @@ class _Running:
     """The best k images so far of one query."""
 
     def __init__(self, query: Query, layer: PrototypeLayer, device: torch.device, dtype: torch.dtype) -> None:
-        self.count = query.count
         self.allowed = None if query.allowed is None else query.allowed.to(device)
-        shape = (len(layer.class_of), query.count)
-        patch = None
+        size, count = len(layer.class_of), query.count
+        place = torch.full((size, count, 2), -1, device=device)
+        self.best = Strongest(size, count, device, dtype, {"place": place})
+        self.patch: Tensor | None = None
         if query.patches and layer.vectors is not None:
-            patch = torch.zeros_like(layer.vectors, requires_grad=False)
-        self.state = Nearest(
-            torch.full(shape, NOTHING, device=device, dtype=dtype),
-            torch.full(shape, -1, device=device),
-            torch.full(shape, -1, device=device),
-            torch.full((*shape, 2), -1, device=device),
-            patch,
-        )
+            self.patch = torch.zeros_like(layer.vectors, requires_grad=False)
 
     def take(self, layer: PrototypeLayer, piece: _Piece) -> None:
         """Let the images of a piece compete."""
-        state, count, index, label = self.state, self.count, piece.index, piece.label
-        values = piece.peaks.to(state.similarity.dtype).T
+        values = piece.peaks.to(self.best.value.dtype).T
         if self.allowed is not None:
-            values = values.masked_fill(~self.allowed[piece.which][:, label], NOTHING)
-        # Only prototypes for which an image of this piece may enter are ordered anew.
-        mine = ((values >= state.similarity[piece.which, -1:]) & (values > NOTHING)).any(1).nonzero().squeeze(1)
-        if not len(mine):
+            values = values.masked_fill(~self.allowed[piece.which][:, piece.label], NOTHING)
+        which, slot, row, column = self.best.take(values, piece.index, piece.label, piece.which)
+        if not len(which):
             return
-        values, entering = values[mine], piece.which[mine]
-        best, rows = _best_rows(values, index, count)
-        values = torch.cat([state.similarity[entering], best], 1)
-        images = torch.cat([state.index[entering], index[rows]], 1)
-        labels = torch.cat([state.label[entering], label[rows]], 1)
-        order = _order(values, images)[:, :count]
-        new = (order >= count) & (values.gather(1, order) > NOTHING)
-        which, slot = new.nonzero().unbind(1)
-        row = rows[which, order[which, slot] - count]
-        place = state.place[entering].gather(1, order.clamp_max(count - 1)[:, :, None].expand(-1, -1, 2))
         # Where in the image is looked up for those alone that have entered.
-        flat = piece.maps[row, mine[which]].flatten(1).argmax(1)
-        place[which, slot] = torch.stack([flat // piece.maps.shape[3], flat % piece.maps.shape[3]], 1)
-        state.similarity[entering] = values.gather(1, order)
-        # An image that is not allowed ranks last, and may not leave its name there.
-        nobody = state.similarity[entering] == NOTHING
-        state.index[entering] = images.gather(1, order).masked_fill(nobody, -1)
-        state.label[entering] = labels.gather(1, order).masked_fill(nobody, -1)
-        state.place[entering] = place.masked_fill(nobody[:, :, None], -1)
-        if state.patch is not None:
-            first = slot == 0
-            patches = layer.patches(piece.latent, row[first], place[which, slot][first])
-            state.patch[entering[which[first]]] = patches.to(state.patch)
+        flat = piece.maps[row, column].flatten(1).argmax(1)
+        place = torch.stack([flat // piece.maps.shape[3], flat % piece.maps.shape[3]], 1)
+        self.best.extra["place"][which, slot] = place
+        first = slot == 0
+        if self.patch is not None and bool(first.any()):
+            self.patch[which[first]] = layer.patches(piece.latent, row[first], place[first]).to(self.patch)
 
-    def merged(self) -> Nearest:
-        """The answer over the images of all processes."""
-        state, count = self.state, self.count
-        if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-            return state
-        similarity = torch.cat(_from_all(state.similarity), 1)
-        index = torch.cat(_from_all(state.index), 1)
-        label = torch.cat(_from_all(state.label), 1)
-        place = torch.cat(_from_all(state.place), 1)
-        order = _order(similarity, index)[:, :count]
-        patch = state.patch
-        if patch is not None:
-            everywhere = torch.stack(_from_all(patch))
-            patch = everywhere[order[:, 0] // count, torch.arange(len(order), device=order.device)]
-        return Nearest(
-            similarity.gather(1, order),
-            index.gather(1, order),
-            label.gather(1, order),
-            place.gather(1, order[:, :, None].expand(-1, -1, 2)),
-            patch,
-        )
-
-
-def _best_rows(values: Tensor, index: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The best n = min(count, B) of B images for values (P, B): values and rows, (P, n); ties as promised."""
-    by_image = index.argsort(stable=True)
-    values = values[:, by_image]
-    if count > FEW:
-        ordered = values.sort(dim=1, descending=True, stable=True)
-        return ordered.values[:, :count], by_image[ordered.indices[:, :count]]
-    # A maximum names the first of equal ones; taking a few in turn is much faster than sorting.
-    best, rows = [], []
-    for _ in range(min(count, values.shape[1])):
-        value, row = values.max(1, keepdim=True)
-        values.scatter_(1, row, NOTHING)
-        best.append(value)
-        rows.append(row)
-    return torch.cat(best, 1), by_image[torch.cat(rows, 1)]
-
-
-def _order(values: Tensor, images: Tensor) -> Tensor:
-    """(P, n) columns by falling value, equal ones by rising image."""
-    by_image = images.argsort(dim=1, stable=True)
-    by_value = values.gather(1, by_image).argsort(dim=1, descending=True, stable=True)
-    return by_image.gather(1, by_value)
-
-
-def _from_all(tensor: Tensor) -> list[Tensor]:
-    """The tensors of all processes, in the order of their ranks, on the device of this one."""
-    # NCCL speaks of graphics memory only, and at the border of a stage the model lies in main memory.
-    sent = tensor.cuda() if dist.get_backend() == "nccl" else tensor
-    received = [torch.empty_like(sent) for _ in range(dist.get_world_size())]
-    dist.all_gather(received, sent.contiguous())
-    return [one.to(tensor.device) for one in received]
+    def answer(self, gather: bool) -> Nearest:
+        """What was found, over the images of all processes if ``gather``."""
+        process = self.best.merge() if gather else None
+        if process is not None and self.patch is not None:
+            everywhere = torch.stack(from_all(self.patch))
+            self.patch = everywhere[process, torch.arange(len(process), device=process.device)]
+        best = self.best
+        place = best.extra["place"].masked_fill((best.index < 0)[:, :, None], -1)
+        return Nearest(best.value, best.index, best.label, place, self.patch)

@@ -28,7 +28,6 @@ class Linear(Readout):
 
     def __init__(self, layer: EvidenceLayer, classes: int, bias: bool = True) -> None:
         super().__init__()
-        self.unit_names = layer.units.names
         self.linear = nn.Linear(layer.vector_size, classes, bias=bias)
         self.read(layer)
 
@@ -64,15 +63,13 @@ class Linear(Readout):
         """Exact: units + remainder + bias = logit."""
         sampled = evidence.vector.dim() == 3
         vector = evidence.vector.mean(0) if sampled else evidence.vector
-        units, remainder = per_unit(self.linear.weight[classes] * vector, self.unit_of, len(self.unit_names))
+        units, remainder = per_unit(self.linear.weight[classes] * vector, self.unit_of, self.unit_count)
         bias = remainder.new_zeros(len(remainder)) if self.linear.bias is None else self.linear.bias[classes]
         return Contributions(units, remainder, bias, additive=not sampled)
 
     def rules(self) -> list[dict[str, Any]]:
         """Per class the weight of each unit whose vector entry is its activation (the sum, where it fills several)."""
         weight, owners = self.linear.weight.detach().cpu(), self.unit_of.cpu()
-        total, _ = per_unit(weight, owners, len(self.unit_names))
-        used = owners[owners >= 0].unique().tolist()
-        return [
-            {"class": c, "weights": {self.unit_names[m]: float(row[m]) for m in used}} for c, row in enumerate(total)
-        ]
+        total, _ = per_unit(weight, owners, self.unit_count)
+        used, names = owners[owners >= 0].unique().tolist(), self.unit_names
+        return [{"class": c, "weights": {names[m]: float(row[m]) for m in used}} for c, row in enumerate(total)]

@@ -31,7 +31,6 @@ class MLP(Readout):
         for before, after in itertools.pairwise(widths):
             steps += [nn.Linear(before, after), nn.ReLU()]
         self.layers = nn.Sequential(*steps, nn.Linear(widths[-1], classes))
-        self.units = len(layer.units)
         self.read(layer)
 
     def score(self, vector: Tensor, evidence: Evidence) -> Tensor:
@@ -47,5 +46,5 @@ class MLP(Readout):
             (gradient,) = torch.autograd.grad(chosen.sum(), vector)
         entries = gradient * vector.detach()
         entries = entries.sum(0) if entries.dim() == 3 else entries
-        units, remainder = per_unit(entries, self.unit_of, self.units)
+        units, remainder = per_unit(entries, self.unit_of, self.unit_count)
         return Contributions(units, remainder, chosen.detach() - units.sum(1) - remainder, additive=False)

@@ -62,7 +62,6 @@ class NonNegative(Readout):
             # Below 1 the logarithm is infinitely steep where a class has no evidence yet.
             raise UserError(f"power={power}", "give a number from 1, such as 2")
         self.power, self.scale = power, scale
-        self.unit_names = layer.units.names
         self.weight = nn.Parameter(torch.empty(classes, layer.vector_size).normal_(1.0, 0.1))
         self.read(layer)
 
@@ -89,7 +88,7 @@ class NonNegative(Readout):
         score = entries.sum(1)
         logit = self.rescale(score)
         factor = torch.where(logit == 0, 0.0, logit / torch.where(logit == 0, 1.0, score))
-        units, remainder = per_unit(entries * factor[:, None], self.unit_of, len(self.unit_names))
+        units, remainder = per_unit(entries * factor[:, None], self.unit_of, self.unit_count)
         return Contributions(units, remainder, torch.zeros_like(remainder), additive=not sampled)
 
     @torch.no_grad()
@@ -118,9 +117,9 @@ class NonNegative(Readout):
 
     def rules(self) -> list[dict[str, Any]]:
         """Per class the weights above 0, largest first."""
-        total, _ = per_unit(self.effective_weight.detach().cpu(), self.unit_of.cpu(), len(self.unit_names))
-        found = []
+        total, _ = per_unit(self.effective_weight.detach().cpu(), self.unit_of.cpu(), self.unit_count)
+        found, names = [], self.unit_names
         for c, row in enumerate(total):
-            kept = [(float(weight), name) for weight, name in zip(row, self.unit_names, strict=True) if weight > 0]
+            kept = [(float(weight), name) for weight, name in zip(row, names, strict=True) if weight > 0]
             found.append({"class": c, "weights": {name: w for w, name in sorted(kept, key=lambda pair: -pair[0])}})
         return found

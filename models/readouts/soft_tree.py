@@ -70,7 +70,7 @@ class SoftTree(Readout):
         if spread < 0:
             raise UserError(f"readout 'soft_tree' with spread={spread}", "give 0 or more")
         self.depth = _depth(layer, depth)
-        self.unit_names, self.decide = layer.units.names, decide
+        self.decide = decide
         leaves = 2**self.depth
         self.register_buffer("leaves", spread * torch.rand(leaves, classes))
         self.register_buffer("reach", torch.full((leaves,), 1.0 / leaves))

@@ -58,14 +58,14 @@ def tell_paths(tree: SoftTree, gates: Tensor, decide: str) -> list[TreePath]:
     reached = tree.paths(gates)[-1].gather(1, leaf[:, None])[:, 0].exp().tolist()
     answers = [level.exp().cpu() for level in tree.node_answers()]
     passed, decides = tree_math.nodes_above(leaf, tree.depth).tolist(), tree.decides.tolist()
-    found = []
+    found, names = [], tree.unit_names
     for row, end in enumerate(leaf.tolist()):
         steps = []
         for number, unit in enumerate(passed[row]):
             if decides[unit]:
                 similarity, present = float(gates[row, unit]), bool(end >> (tree.depth - number - 1) & 1)
                 before = tuple(answers[number][unit - 2**number + 1].tolist())
-                steps.append(TreeStep(unit, tree.unit_names[unit], similarity, present, before))
+                steps.append(TreeStep(unit, names[unit], similarity, present, before))
         found.append(TreePath(tuple(steps), end, reached[row], tuple(answers[-1][end].tolist()), decide))
     return found
 
@@ -80,13 +80,13 @@ def tell_rules(tree: SoftTree) -> list[dict[str, Any]]:
     decides, reach = tree.decides.tolist(), (tree.reach * tree.kept).tolist()
     whole = sum(reach)
     best = tree.leaves.softmax(-1).max(-1)
-    rules = []
+    rules, names = [], tree.unit_names
     for leaf in tree.kept.nonzero()[:, 0].tolist():
         conditions = []
         for number in range(tree.depth):
             unit = (leaf >> (tree.depth - number)) + 2**number - 1
             if decides[unit]:
-                conditions.append([tree.unit_names[unit], bool(leaf >> (tree.depth - number - 1) & 1)])
+                conditions.append([names[unit], bool(leaf >> (tree.depth - number - 1) & 1)])
         label = int(best.indices[leaf])
         said = ", ".join(f"{name} {'present' if present else 'absent'}" for name, present in conditions)
         rules.append(

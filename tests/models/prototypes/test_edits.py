@@ -138,12 +138,13 @@ def test_every_edit_says_what_it_does():
         "forbid": {"unit": "prototype_1", "label": "rose"},
         "require": {"unit": "prototype_1", "least": 2.0},
         "re_home": {"unit": "prototype_1", "rank": 2},
+        "name": {"unit": "prototype_1", "to": "dark rim"},
     }
     assert set(said) == set(EDITS.list())
     words = [build_edit({"name": name, **options}).words() for name, options in said.items()]
     assert words == [
         "remove prototype_1", "merge prototype_1 into=prototype_2", "forbid prototype_1 label=rose",
-        "require prototype_1 least=2.0", "re-home prototype_1 rank=2",
+        "require prototype_1 least=2.0", "re-home prototype_1 rank=2", "name prototype_1 to=dark rim",
     ]  # fmt: skip
 
 
