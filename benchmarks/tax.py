@@ -2,25 +2,28 @@
 
     python benchmarks/tax.py                      # all presets, convnet and resnet18 at 64 px
     python benchmarks/tax.py cbm cbm_side --backbone convnet --json tax.json
+    python benchmarks/tax.py concept_whitening --backbone resnet18 --set backbone.cut=layer3.1.bn2
 
 A training step is forward pass under the stage's training intervention, all loss terms, backward pass, optimiser step
 and the events that follow each step; of a recipe with several stages the most expensive one counts. A stage that trains
 on several views of each image is judged per view: its step divided by their number. An inference step is the forward
 pass alone. All are timed on random images of the right shape, batch 64, one thread, with the presets taken in turn, so
-that a machine that slows down slows all of them. The ratio is the cost over the black box's.
+that a machine that slows down slows all of them. The ratio is the cost over the black box's (which is never cut). A
+preset that refuses a backbone (a covariance of 512 channels from 256 values) is left out, and says why.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from common import interleave, median_spread, report
 
 from vitrarium.configs.compose import compose, options, to_plain
+from vitrarium.configs.errors import UserError
 from vitrarium.data import build_source
 from vitrarium.data.batch import Batch
 from vitrarium.data.source import DataSource
@@ -60,9 +63,9 @@ class Timed(NamedTuple):
     run: Callable[[], Any]
 
 
-def make_steps(preset: str, backbone: str, source: DataSource, size: int) -> list[Timed]:
-    """A training step of each stage with epochs, and an inference step."""
-    config = to_plain(compose([f"model={preset}", f"backbone={backbone}"]))
+def make_steps(preset: str, backbone: str, source: DataSource, size: int, settings: Sequence[str] = ()) -> list[Timed]:
+    """A training step of each stage with epochs, and an inference step; each has run once."""
+    config = to_plain(compose([f"model={preset}", f"backbone={backbone}", *settings]))
     spec = {"backbone": config["backbone"], **{p: config["model"][p] for p in ("evidence", "readout")}}
     steps = []
     for name, stage in config["recipe"].items():
@@ -75,7 +78,10 @@ def make_steps(preset: str, backbone: str, source: DataSource, size: int) -> lis
     def infer() -> None:
         model(batch.image)
 
-    return [*steps, Timed("infer", "", 1, infer)]
+    timed = [*steps, Timed("infer", "", 1, infer)]
+    for step in timed:
+        step.run()
+    return timed
 
 
 def make_train(
@@ -137,6 +143,7 @@ def main() -> None:
     parser.add_argument("--backbone", action="append", help="convnet, resnet18, ...; repeatable (default: these two)")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for the presets; repeatable")
     parser.add_argument("--json", help="write records to this file")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -144,12 +151,17 @@ def main() -> None:
     presets = [p for p in given.presets or options("model") if p != "blackbox"]
     records = []
     for backbone in given.backbone or ["convnet", "resnet18"]:
-        steps = {p: make_steps(p, backbone, source, given.batch) for p in ["blackbox", *presets]}
+        steps = {"blackbox": make_steps("blackbox", backbone, source, given.batch)}
+        for preset in presets:
+            try:
+                steps[preset] = make_steps(preset, backbone, source, given.batch, given.set)
+            except UserError as error:
+                print(f"{preset} on {backbone}: {error}")
         functions = {(p, s.kind, s.stage): s.run for p, own in steps.items() for s in own}
         times = interleave(functions, given.rounds, 2)
         for kind, target in TARGETS.items():
             costs = {p: most_expensive(p, kind, own, times) for p, own in steps.items()}
-            for preset in presets:
+            for preset in list(steps)[1:]:
                 (median, spread, step), base = costs[preset], costs["blackbox"][0]
                 stage = f"stage '{step.stage}', " if len(steps[preset]) > 2 and step.stage else ""
                 views = f"per view of {step.views}, " if step.views > 1 else ""

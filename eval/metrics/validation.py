@@ -23,7 +23,7 @@ def validation_metrics(model: TransparentClassifier | int, concepts: ConceptSet 
     if isinstance(model, TransparentClassifier):
         units = model.evidence.units
         judged = units.truth == "concept" and units.probability != "none"
-        classes, concepts = len(model.class_names), units.concepts if judged else None
+        classes, concepts = len(model.class_names), units.judged.concepts if judged else None
     else:
         classes = model
     names = [*TASK, *(CONCEPT if concepts is not None and len(concepts) else ())]

@@ -120,6 +120,11 @@ COLUMNS: tuple[Column, ...] = (
     Column("localisation", "Points at the object", "part_localisation@pointing", "share", "higher", main=False),
     Column("localisation_top", "Strongest 5 % on it", "part_localisation@top", "share", "higher", main=False),
     Column("localisation_energy", "Map on the object", "part_localisation@energy", "share", "higher", main=False),
+    Column("axis_auc", "Axis AUC", "axis_auc", "share", "higher", main=False),
+    Column("location_instability", "Location instability", "location_instability@top", "share", "lower", main=False),
+    Column("part_interpretability", "Part interpretability", "part_interpretability", "share", "higher", main=False),
+    Column("fidelity", "Fidelity to the head", "fidelity", "share", "higher", main=False),
+    Column("completeness", "Completeness", "completeness", "share", "higher", main=False),
 )
 
 # What is measured of units on data with annotated parts, also of the floors that prototypes are held against.

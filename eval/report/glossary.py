@@ -158,4 +158,19 @@ GLOSSARY: tuple[Entry, ...] = (
         "Test images",
         "Images that took no part in training or in any choice made during it. All numbers come from them.",
     ),
+    Entry(
+        "Axis AUC",
+        "How well one unit ranks the images by the concept it is named after: the chance that an image with the "
+        "concept scores higher than one without it. 50 % is chance, 100 % perfect.",
+    ),
+    Entry(
+        "Location instability",
+        "How much the distance between the strongest place of a filter and a part of the object varies from image to "
+        "image, as a share of the image's diagonal. Low: the filter keeps to one place on the object.",
+    ),
+    Entry(
+        "Fidelity and completeness",
+        "Fidelity: how often a model that explains itself names the same class as the black box trained beside it. "
+        "Completeness: how much of what a black box gets right can be got right from the concepts alone.",
+    ),
 )
