@@ -95,7 +95,9 @@ def _explain(p: argparse.ArgumentParser) -> None:
 
 def _intervene(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", help="run folder")
-    p.add_argument("--policy", action="append", help="random, uncertainty; repeatable (default: both)")
+    p.add_argument(
+        "--policy", action="append", help="random, uncertainty; repeatable (default: those that the units allow)"
+    )
     p.add_argument("--trials", type=int, default=10, help="random orders (default 10)")
     p.add_argument("--split", default="test", choices=["test", "val"])
     _root(p)

@@ -66,11 +66,14 @@ def card_of(run: Run, model: TransparentClassifier, records: Sequence[Record], l
     return write_card(run.config, run.source, model, seconds, packages, reports, records, loads)
 
 
-def intervene_run(run: Run, policies: Sequence[str], trials: int, split: str, out: Path) -> list[Curve]:
+def intervene_run(run: Run, policies: Sequence[str] | None, trials: int, split: str, out: Path) -> list[Curve]:
     """Intervention curves of a run; ``curves.csv`` and ``curves.png`` are written to ``out``."""
     model = run.model
     refuse_other_data(model, run.source)
-    model.evidence.units.require(truth="concept")
+    units = model.evidence.units
+    units.require(truth="concept")
+    if policies is None:
+        policies = ["random"] if units.probability == "none" else ["random", "uncertainty"]
     data = run.data(run.config["evaluation"]["batch_size"])
     collected = collect(model, data.loader(split))
     curves = [intervention_curve(model, collected, policy, trials=trials) for policy in policies]

@@ -152,7 +152,7 @@ def set_threshold(
 
 def intervene(
     run: Run | str | Path,
-    policies: Sequence[str] = ("random", "uncertainty"),
+    policies: Sequence[str] | None = None,
     trials: int = 10,
     split: str = "test",
     out: str | Path | None = None,
@@ -162,7 +162,7 @@ def intervene(
 
     Args:
         run: a finished run whose units are annotated concepts.
-        policies: who is asked first.
+        policies: who is asked first; None = "random", and "uncertainty" where units have a probability.
         trials: random orders per policy that draws them.
         split: which split.
         out: folder for ``curves.csv`` and ``curves.png``; default ``<run>/interventions``.

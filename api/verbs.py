@@ -86,8 +86,8 @@ def intervene(given: argparse.Namespace) -> None:
     """``vitrarium intervene``."""
     from vitrarium.eval.interventions import POLICIES
 
-    policies = given.policy or ["random", "uncertainty"]
-    for policy in policies:
+    policies = given.policy
+    for policy in policies or ():
         POLICIES.get(policy)
     with working(f"correcting {given.run}"):
         curves = vt.intervene(given.run, policies, given.trials, given.split, given.out, given.root)

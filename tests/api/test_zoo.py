@@ -93,8 +93,11 @@ class TestAnimals:
         assert plain.label == vt.predict(name, image).label
         if model.evidence.units.truth == "concept":
             corrected = model.predict(image, do={"petal_colour": "red"})
-            assert corrected.units["petal_colour=red"] == 1
-            assert corrected.units["petal_colour=white"] == 0
+            units = model.evidence.units
+            present = float(units.present[units.names.index("petal_colour=red")])
+            assert corrected.units["petal_colour=red"] == pytest.approx(present)
+            absent = float(units.absent[units.names.index("petal_colour=white")])
+            assert corrected.units["petal_colour=white"] == pytest.approx(absent)
             assert [u for u in corrected.corrected if not u.startswith("petal_colour=")] == []
 
     def test_is_right_as_often_as_its_card_says(self, name):

@@ -15,16 +15,21 @@ PRESETS = options("model")
 SHORT = ("data.train=16", "train.epochs=1")
 
 
+def wide_enough(preset):
+    """An axis for each concept needs more channels than a tiny network has."""
+    return ["backbone.widths=[8,32]"] if preset.startswith("concept_whitening") else []
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_train_and_are_measured(preset, tiny, tmp_path):
-    run = vt.fit(f"model={preset}", *tiny, *SHORT, out=tmp_path / "run")
+    run = vt.fit(f"model={preset}", *tiny, *SHORT, *wide_enough(preset), out=tmp_path / "run")
     evaluation = vt.evaluate(run)
     assert 0 <= evaluation.value("accuracy") <= 1
     model = vt.load(run.folder)
     units = model.evidence.units
     if units.truth == "concept":
         curves = vt.intervene(run, trials=2)
-        assert {c.policy for c in curves} == {"random", "uncertainty"}
+        assert {c.policy for c in curves} == {"random"} | ({"uncertainty"} if units.probability != "none" else set())
     else:
         with pytest.raises(vt.UserError, match="no concept as truth"):
             vt.intervene(run)

@@ -109,7 +109,10 @@ def test_two_processes_agree_with_one(tmp_path: Path, concepts, make_truth):
         for key, value in found.items():
             name = key.split()[0]
             if name in PARTS:
-                assert value == float(looking(name, data).compute()), key
+                # Counts agree exactly; distances are real numbers, whose sums round in the order of the processes.
+                real = name == "location_instability"
+                expected = float(looking(name, data).compute())
+                assert value == (pytest.approx(expected, rel=1e-14) if real else expected), key
                 continue
             metric = METRICS.build(name, classes=3, concepts=concepts)
             metric.update(*[data[field] for field in metric.fields])
