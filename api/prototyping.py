@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitrarium.configs.errors import UserError
-from vitrarium.configs.files import write_text
 from vitrarium.eval.gallery.exhibits import Gallery
 from vitrarium.eval.prototypes.gallery import build_gallery
 from vitrarium.measuring import refuse_other_data
 from vitrarium.models.prototypes.health import Finding, Health, Limits, check_health
 from vitrarium.runs import Run
+from vitrarium.showing import write_gallery
 
 COLUMNS = ("unit", "kind", "severity", "message", "command")
 
@@ -45,17 +42,7 @@ class PrototypeReport:
         Raises:
             UserError: a folder that cannot be written.
         """
-        folder, text = Path(folder), io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(self.rows())
-        try:
-            write_text(folder / "health.csv", text.getvalue())
-        except OSError as error:
-            raise UserError(f"'{folder}' cannot be written: {error}", "choose another folder with -o") from error
-        for name in ("gallery.html", "gallery.png"):
-            self.gallery.save(folder / name)
-        return folder
+        return write_gallery(self.gallery, folder, "health.csv", COLUMNS, self.rows())
 
 
 def command_of(run: Run, finding: Finding) -> str:

@@ -59,18 +59,31 @@ def gallery_of(
     )  # fmt: skip
 
 
-def write_gallery(gallery: Gallery, folder: str | Path) -> Path:
-    """``gallery.html``, ``gallery.png`` and ``images.csv``; each file appears whole.
+def write_gallery(
+    gallery: Gallery,
+    folder: str | Path,
+    table: str = "images.csv",
+    columns: Sequence[str] = COLUMNS,
+    rows: Sequence[Mapping[str, Any]] | None = None,
+) -> Path:
+    """``gallery.html``, ``gallery.png`` and a table beside them; each file appears whole.
+
+    Args:
+        gallery: the pictures.
+        folder: where they go.
+        table: name of the table.
+        columns: its columns.
+        rows: its rows; None = the images that the gallery shows.
 
     Raises:
         UserError: a folder that cannot be written.
     """
     folder, text = Path(folder), io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(gallery.rows())
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(gallery.rows() if rows is None else rows)
     try:
-        write_text(folder / "images.csv", text.getvalue())
+        write_text(folder / table, text.getvalue())
     except OSError as error:
         raise UserError(f"'{folder}' cannot be written: {error}", "choose another folder with -o") from error
     for name in ("gallery.html", "gallery.png"):

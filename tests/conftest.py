@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,6 +45,30 @@ def own_cache(tmp_path_factory):
 def tiny():
     """Overrides of a run that takes a second."""
     return TINY
+
+
+@pytest.fixture
+def dying(monkeypatch):
+    """``dying(n)``: a context in which training must die right after its n-th save, as when the power fails."""
+
+    @contextmanager
+    def context(saves):
+        from vitrarium.train.callbacks import Keeper
+
+        save, calls = Keeper.save, []
+
+        def save_then_die(self, *args, **kwargs):
+            save(self, *args, **kwargs)
+            calls.append(1)
+            if len(calls) == saves:
+                raise BaseException("gone")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Keeper, "save", save_then_die)
+            with pytest.raises(BaseException, match="gone"):
+                yield
+
+    return context
 
 
 @pytest.fixture(scope="session")

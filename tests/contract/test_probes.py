@@ -33,26 +33,14 @@ recipe: {joint: {epochs: 2, terms: [cross_entropy, probe_flat]}}
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_trains_resumes_and_is_set(name, tiny, tmp_path, monkeypatch):
+def test_trains_resumes_and_is_set(name, tiny, tmp_path, dying):
     preset = tmp_path / "p.yaml"
     preset.write_text(RECIPES[name])
     settings = [f"model={preset}", *tiny, "train.save_seconds=0"]
     whole = vt.fit(*settings, out=tmp_path / "whole")
 
-    from vitrarium.train.callbacks import Keeper
-
-    save, calls = Keeper.save, []
-
-    def save_then_die(self, *args, **kwargs):
-        save(self, *args, **kwargs)
-        calls.append(1)
-        if len(calls) == 4:
-            raise BaseException("gone")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "save", save_then_die)
-        with pytest.raises(BaseException, match="gone"):
-            vt.fit(*settings, out=tmp_path / "run")
+    with dying(4):
+        vt.fit(*settings, out=tmp_path / "run")
     run = vt.fit(*settings, out=tmp_path / "run", resume=True)
     first, second = (load_file(r.folder / "model" / "model.safetensors") for r in (whole, run))
     for key in first:

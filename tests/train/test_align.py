@@ -214,26 +214,14 @@ def test_the_term_teaches_backbone_and_not_the_rotation(source):
 
 
 @pytest.mark.parametrize("preset", ["concept_whitening", "concept_whitening_paper", "concept_whitening_subspaces"])
-def test_trains_resumes_and_is_corrected(preset, tiny, tmp_path, monkeypatch):
+def test_trains_resumes_and_is_corrected(preset, tiny, tmp_path, dying):
     tiny = [t for t in tiny if not t.startswith("backbone.widths")]
     settings = [f"model={preset}", *tiny, "backbone.widths=[8,48]", "train.save_seconds=0", "train.epochs=2"]
     settings += ["recipe.joint.events.align.every=2"]
     whole = vt.fit(*settings, out=tmp_path / "whole")
 
-    from vitrarium.train.callbacks import Keeper
-
-    save, calls = Keeper.save, []
-
-    def save_then_die(self, *args, **kwargs):
-        save(self, *args, **kwargs)
-        calls.append(1)
-        if len(calls) == 4:
-            raise BaseException("gone")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "save", save_then_die)
-        with pytest.raises(BaseException, match="gone"):
-            vt.fit(*settings, out=tmp_path / "run")
+    with dying(4):
+        vt.fit(*settings, out=tmp_path / "run")
     run = vt.fit(*settings, out=tmp_path / "run", resume=True)
     first, second = (load_file(r.folder / "model" / "model.safetensors") for r in (whole, run))
     for key in first:

@@ -15,7 +15,6 @@ from vitrarium.configs.errors import UserError
 from vitrarium.data.batch import Batch
 from vitrarium.models import Evidence, Output, build
 from vitrarium.train import distributed
-from vitrarium.train.callbacks import Keeper
 from vitrarium.train.events.base import EVENTS, Moment
 from vitrarium.train.events.silence_unused import used_units
 from vitrarium.train.interventions import TrainingDo
@@ -283,22 +282,12 @@ def test_evaluation_leaves_the_model_as_it_is(run):
         torch.testing.assert_close(value, file[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
-def test_the_recipe_shrinks_after_each_step_and_resumes_in_the_middle(run, tiny, tmp_path, monkeypatch):
+def test_the_recipe_shrinks_after_each_step_and_resumes_in_the_middle(run, tiny, tmp_path, dying):
     # 6 steps an epoch: weights of about 1 lost 0.02 in each of them, apart from what they learnt.
     assert float(state(run.folder)["readout.weight"].mean()) < 0.97
     settings = ["model=pipnet", *tiny, *RECIPE, "train.save_seconds=0"]
-    save, calls = Keeper.save, []
-
-    def save_then_die(self, *args, **kwargs):
-        save(self, *args, **kwargs)
-        calls.append(1)
-        if len(calls) == 9:
-            raise BaseException("gone")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Keeper, "save", save_then_die)
-        with pytest.raises(BaseException, match="gone"):
-            vt.fit(*settings, out=tmp_path / "run")
+    with dying(9):
+        vt.fit(*settings, out=tmp_path / "run")
     again = vt.fit(*settings, out=tmp_path / "run", resume=True)
     whole, resumed = state(run.folder), state(again.folder)
     for name in whole:
